@@ -1,0 +1,1 @@
+"""Gemma 4 (E2B, E4B): configuration, chunks, encoders and sidecars."""

@@ -1,0 +1,81 @@
+"""What a recipe is: the contract between `zoo.build` and the converters.
+
+This module and every module that only *declares* recipes import neither torch nor coremltools, so that a build
+can be planned (and found to be up to date) without paying for them. The work itself is named by a
+`"module:function"` string and imported by the worker process that runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from converters.checkpoint import Checkpoint
+
+ParameterValue = str | int | float | bool
+Parameters = Mapping[str, ParameterValue]
+"""Recipe parameters: the recipe's defaults, overridden by the manifest."""
+
+
+class RecipeError(Exception):
+    """A checkpoint or a parameter does not fit the recipe. The message names the tensor, key or file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a step reads; together with the parameters and versions it decides the step's key.
+
+    Attributes:
+        tensors: canonical tensor names whose bytes decide the output (see `converters.checkpoint`).
+        files: other files of the checkpoint by relative path, e.g. `config.json`, `tokenizer.json`.
+    """
+
+    tensors: tuple[str, ...] = ()
+    files: tuple[str, ...] = ("config.json",)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One step as its worker sees it.
+
+    Attributes:
+        checkpoint: directory of the Hugging Face checkpoint.
+        path: the component's path in the bundle without a model suffix, e.g. `chunk1` or `hf_model`.
+        parameters: every parameter of the recipe, defaults filled in.
+        output: an existing, empty directory. The recipe writes its files there at bundle-relative paths
+            (`chunk1.mlpackage/...`, `cos_full.npy`, `hf_model/tokenizer.json`) and nothing else.
+        progress: called with a short phrase for what is happening and the fraction done, 0 to 1.
+    """
+
+    checkpoint: Path
+    path: str
+    parameters: Parameters
+    output: Path
+    progress: Callable[[str, float], None] = field(default=lambda _what, _fraction: None)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A named way to make one component.
+
+    Attributes:
+        name: as manifests spell it, `family.what`, e.g. `gemma4.decode-chunk`.
+        version: raised whenever the same inputs would give other bytes.
+        libraries: distributions whose versions change the output's bytes; part of the step's key.
+        parameters: every parameter with its default. A manifest naming any other parameter is an error.
+        needs: what the step reads, from the checkpoint's headers and config alone. Raises `RecipeError`
+            for a checkpoint this recipe cannot convert (missing tensor, wrong shape, other architecture).
+        run: `"module:function"`, a function taking a `Job`.
+        weight: rough cost relative to the family's other recipes, for progress and for scheduling.
+    """
+
+    name: str
+    version: int
+    libraries: tuple[str, ...]
+    parameters: Parameters
+    needs: Callable[[Checkpoint, Parameters], Needs]
+    run: str
+    weight: float = 1.0

@@ -1,0 +1,281 @@
+"""The text model in chunks: modules for tracing, one per Core ML function.
+
+A `TextChunk` holds the weights of a layer range. `decode` and `verify` are two ways to call it, over the same
+weights; `ChunkFunction` makes either traceable. Which inputs and outputs there are says `interface.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from converters.gemma4.config import TextConfig
+from converters.gemma4.interface import ChunkSpan, FunctionSpec
+from converters.gemma4.layers import (
+    KeyValue,
+    LayerShape,
+    Projection,
+    RMSNorm,
+    TextLayer,
+    from_channels,
+    prepare_rotary,
+    to_channels,
+)
+from converters.gemma4.tensors import (
+    EMBEDDING,
+    FINAL_NORM,
+    PLE_NORM,
+    PLE_PROJECTION,
+    TEXT,
+    layer_shapes,
+)
+
+Named = Mapping[str, Tensor]
+Read = Callable[[str], Tensor]
+"""Reads one checkpoint tensor by canonical name, in the dtype the modules shall work in."""
+
+
+class PerLayerInputs(nn.Module):
+    """Combines the per-layer token embedding with a projection of the input embedding.
+
+    `(norm(proj(h) * hidden^-0.5) + raw) * 2^-0.5`, norm per layer slice (`project_per_layer_inputs` in
+    transformers).
+    """
+
+    def __init__(self, text: TextConfig, read: Read) -> None:
+        super().__init__()
+        self.projection = Projection(read(PLE_PROJECTION))
+        self.norm = RMSNorm(read(PLE_NORM), text.rms_norm_eps)
+        self.layers = text.num_hidden_layers
+        self.width = text.hidden_size_per_layer_input
+        self.projection_scale = text.hidden_size**-0.5
+        self.input_scale = 2.0**-0.5
+
+    def forward(self, hidden: Tensor, raw: Tensor, length: int) -> Tensor:
+        """`hidden` `(1, 1, S, H)` and `raw` `(1, 1, S, layers * width)`, already scaled, to the shape of `raw`."""
+        projected = from_channels(self.projection(to_channels(hidden))) * self.projection_scale
+        normed = self.norm(projected.reshape(1, length, self.layers, self.width))
+        return (normed.reshape(1, 1, length, self.layers * self.width) + raw) * self.input_scale
+
+
+class Head(nn.Module):
+    """Final norm and LM head."""
+
+    def __init__(self, text: TextConfig, read: Read) -> None:
+        super().__init__()
+        self.norm = RMSNorm(read(FINAL_NORM), text.rms_norm_eps)
+        self.lm_head = Projection(read(EMBEDDING))
+        self.softcap = text.final_logit_softcapping
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """Final logit softcapping; the identity when the config has none."""
+        if not self.softcap:
+            return logits
+        return torch.tanh(logits / self.softcap) * self.softcap
+
+
+class TextChunk(nn.Module):
+    """The weights of the layers `[span.start, span.end)`, with the per-layer inputs or the head where due."""
+
+    def __init__(self, text: TextConfig, span: ChunkSpan, read: Read) -> None:
+        super().__init__()
+        self.text = text
+        self.span = span
+        self.per_layer_inputs = PerLayerInputs(text, read) if span.computes_ple else None
+        self.layers = nn.ModuleDict(
+            {str(layer): _layer(text, layer, read) for layer in range(span.start, span.end)}
+        )
+        self.head = Head(text, read) if span.has_head else None
+
+
+def _layer(text: TextConfig, layer: int, read: Read) -> TextLayer:
+    shape = LayerShape(
+        heads=text.num_attention_heads,
+        kv_heads=text.num_key_value_heads,
+        head_dim=text.head_dim_of(layer),
+        is_full=text.is_full(layer),
+        owns_kv=not text.is_shared(layer),
+        eps=text.rms_norm_eps,
+    )
+    return TextLayer(
+        shape, {name: read(f"{TEXT}layers.{layer}.{name}") for name in layer_shapes(text, layer)}
+    )
+
+
+@dataclass(slots=True)
+class _Caches:
+    """What the own-KV layers of one call leave behind, in slot order, and the shared keys and values."""
+
+    updated: dict[str, list[Tensor]] = field(
+        default_factory=lambda: {"K_sliding": [], "V_sliding": [], "K_full": [], "V_full": []}
+    )
+    new: dict[str, list[Tensor]] = field(
+        default_factory=lambda: {"K_sliding": [], "V_sliding": [], "K_full": [], "V_full": []}
+    )
+    shared: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call of a chunk.
+
+    Attributes:
+        tensors: inputs by name.
+        length: S, how many positions are run.
+        write_full: merges new rows `(1, heads, S, d)` into a full-attention cache slot
+            `(1, heads, context, d)`.
+    """
+
+    tensors: Named
+    length: int
+    write_full: Callable[[Tensor, Tensor], Tensor]
+
+
+def _own_kv(
+    chunk: TextChunk, index: int, projected: tuple[Tensor, Tensor], call: _Call, caches: _Caches
+) -> tuple[Tensor, Tensor]:
+    """Write a layer's new keys and values to its cache slot; return the part of the slot it attends to."""
+    text, is_full, head_dim = chunk.text, chunk.text.is_full(index), chunk.text.head_dim_of(index)
+    kind = "full" if is_full else "sliding"
+    slots = chunk.span.full if is_full else chunk.span.sliding
+    position = slots.index(index)
+    padding = text.global_head_dim - head_dim
+    visible: list[Tensor] = []
+    for letter, new in zip("KV", projected, strict=True):
+        cache = call.tensors[f"{letter}_{kind}_in"]
+        padded = F.pad(new, (0, padding)) if padding > 0 else new
+        if is_full:
+            updated = call.write_full(cache[position : position + 1], padded)
+        else:  # right-aligned: the oldest rows go, the new ones come last
+            updated = torch.cat([cache[position : position + 1, :, call.length :], padded], dim=2)
+        seen = updated[..., :head_dim] if padding > 0 else updated
+        caches.new[f"{letter}_{kind}"].append(new)
+        caches.updated[f"{letter}_{kind}"].append(updated)
+        if index in text.kv_producers:
+            caches.shared[f"{'kv14' if is_full else 'kv13'}_{letter.lower()}"] = seen
+        visible.append(seen)
+    return visible[0], visible[1]
+
+
+def _run_layers(chunk: TextChunk, call: _Call) -> tuple[Tensor, Tensor, _Caches]:
+    """Run every layer of the chunk.
+
+    Returns:
+        Hidden states `(1, 1, S, H)`, the combined per-layer inputs `(1, 1, S, P)`, and the caches.
+    """
+    text, t, length = chunk.text, call.tensors, call.length
+    width = text.hidden_size_per_layer_input
+    hidden = t["hidden_states"].unsqueeze(0)
+    if chunk.per_layer_inputs is not None:
+        combined = chunk.per_layer_inputs(hidden, t["per_layer_raw"].unsqueeze(0), length)
+    else:
+        combined = t["per_layer_combined"].unsqueeze(0)
+    per_layer = to_channels(combined)
+    sliding = prepare_rotary(t["cos_s"], t["sin_s"], text.head_dim)
+    full = prepare_rotary(t["cos_f"], t["sin_f"], text.global_head_dim)
+    caches = _Caches(shared={name: t[name] for name in ("kv13_k", "kv13_v", "kv14_k", "kv14_v") if name in t})
+    for index in range(chunk.span.start, chunk.span.end):
+        layer = chunk.layers[str(index)]
+        assert isinstance(layer, TextLayer)
+        is_full = text.is_full(index)
+        rotary = full if is_full else sliding
+        mask = t["causal_mask_full" if is_full else "causal_mask_sliding"]
+        channels = layer.normalized_input(hidden)
+        if text.is_shared(index):
+            shared = "kv14" if is_full else "kv13"
+            key, value = caches.shared[f"{shared}_k"], caches.shared[f"{shared}_v"]
+        else:
+            projected = layer.project_kv(channels, rotary, length)
+            key, value = _own_kv(chunk, index, projected, call, caches)
+        hidden = layer.attention(hidden, channels, rotary, KeyValue(key, value, length), mask)
+        hidden = layer.feed_forward(hidden, per_layer[:, index * width : (index + 1) * width])
+    return hidden, combined, caches
+
+
+def _named_outputs(hidden: Tensor, combined: Tensor, caches: _Caches) -> dict[str, Tensor]:
+    """Everything a chunk could output, by name; the function's spec picks."""
+    outputs = {"hidden_states_out": hidden.squeeze(0), "per_layer_combined_out": combined.squeeze(0)}
+    for name, slots in caches.updated.items():
+        if slots:
+            outputs[f"{name}_out"] = torch.cat(slots, dim=0)
+    for name, slots in caches.new.items():
+        if slots:
+            outputs[f"new_{name}"] = torch.cat(slots, dim=0)
+    return outputs | caches.shared
+
+
+def decode(chunk: TextChunk, t: Named, length: int = 1) -> dict[str, Tensor]:
+    """One token. `update_mask` `(1, 1, context, 1)` is 1 at the position being written, else 0.
+
+    The token is the argmax of the raw logits: softcapping is monotone, and in float16 it would merge large
+    logits that still differ. Only the winner is softcapped, for `token_logit`. With a head, the hidden states
+    that come out are the normed ones.
+    """
+    keep = 1 - t["update_mask"]
+
+    def write(slot: Tensor, new: Tensor) -> Tensor:
+        return slot * keep + new * t["update_mask"]
+
+    hidden, combined, caches = _run_layers(chunk, _Call(t, length, write))
+    if chunk.head is None:
+        return _named_outputs(hidden, combined, caches)
+    normed = chunk.head.norm(hidden)
+    logits = chunk.head.lm_head(to_channels(normed))  # (1, V, 1, 1)
+    return {
+        "token_id": logits.argmax(dim=1).reshape(1).to(torch.int32),
+        "token_logit": chunk.head.capped(logits.amax(dim=1)).reshape(1),
+        "hidden_states_out": normed.squeeze(0),
+    }
+
+
+def verify(chunk: TextChunk, t: Named, length: int) -> dict[str, Tensor]:
+    """Several drafted tokens. `update_indicator` `(1, 1, context, S)` is one-hot per column.
+
+    The sliding cache is right-aligned to the *last* drafted token, so its column `c` is position
+    `p + S - window + c` for every query: the caller's mask must say so, and of the window of the first query
+    the oldest `S - 1` positions are gone once the context is longer than the window. That is the engine's
+    interface (its `kv13_*` are `window` wide); the new keys and values to commit are not affected in layer 0.
+    With a head, the hidden states that come out are the ones before the final norm.
+    """
+    indicator = t.get("update_indicator")
+
+    if indicator is not None:
+        keep = 1 - indicator.sum(dim=-1, keepdim=True)
+        heads = chunk.text.num_key_value_heads
+        scatter = indicator.expand(1, heads, -1, -1) if heads > 1 else indicator
+
+    def write(slot: Tensor, new: Tensor) -> Tensor:
+        return slot * keep + scatter @ new
+
+    hidden, combined, caches = _run_layers(chunk, _Call(t, length, write))
+    if chunk.head is None:
+        return _named_outputs(hidden, combined, caches)
+    logits = chunk.head.lm_head(to_channels(chunk.head.norm(hidden)))  # (1, V, 1, S)
+    return {
+        "token_ids": logits.argmax(dim=1).squeeze(0).to(torch.int32),
+        "hidden_states_out": hidden.squeeze(0),
+    }
+
+
+Body = Callable[[TextChunk, Named, int], dict[str, Tensor]]
+
+
+class ChunkFunction(nn.Module):
+    """A chunk and a way to call it, with positional inputs and outputs in the order of its spec."""
+
+    def __init__(self, chunk: TextChunk, body: Body, spec: FunctionSpec) -> None:
+        super().__init__()
+        self.chunk = chunk
+        self.body = body
+        self.spec = spec
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run the function on inputs in `spec.inputs` order; outputs in `spec.outputs` order."""
+        named = {spec.name: tensor for spec, tensor in zip(self.spec.inputs, inputs, strict=True)}
+        length = self.spec.inputs[0].shape[1]
+        outputs = self.body(self.chunk, named, length)
+        return tuple(outputs[spec.name] for spec in self.spec.outputs)

@@ -1,0 +1,35 @@
+"""`zoo show`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from zoo.cli.options import EntryArgument, FormatOption, OutputFormat, ZooOption
+from zoo.cli.output import print_json, print_report
+
+
+def show(
+    entry: EntryArgument,
+    files: Annotated[bool, typer.Option("--files", help="List every file with its size and digest.")] = False,
+    zoo: ZooOption = None,
+    format: FormatOption = OutputFormat.text,  # noqa: A002 - the option's name
+) -> None:
+    """Show what an entry consists of, and where its bytes come from.
+
+    \b
+    Examples:
+      zoo show gemma4-e4b-multimodal
+      zoo show gemma4-e4b --files
+      zoo show gemma4-e4b --format json
+    """
+    from zoo.catalog import load_catalog
+    from zoo.locations import zoo_directory
+    from zoo.report.entries import show_json, show_text
+
+    found = load_catalog(zoo_directory(zoo)).get(entry)
+    if format is OutputFormat.json:
+        print_json(show_json(found))
+    else:
+        print_report(show_text(found, files=files))

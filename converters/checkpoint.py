@@ -255,6 +255,22 @@ class Checkpoint:
         """Whether the checkpoint directory holds this file."""
         return self._path(relative).is_file()
 
+    def read_bytes(self, relative: str) -> bytes:
+        """A small file of the checkpoint, e.g. `tokenizer.json`.
+
+        Raises:
+            RecipeError: the file is missing, cannot be read or is larger than such files are.
+        """
+        return _read_small(self._path(relative))
+
+    def read_json(self, relative: str) -> dict[str, Any]:
+        """A JSON object from the checkpoint.
+
+        Raises:
+            RecipeError: as `read_bytes`, or not a JSON object, or a key occurs twice.
+        """
+        return _read_json_object(self._path(relative))
+
     def file_digest(self, relative: str) -> str:
         """sha256 of another file of the checkpoint.
 
@@ -300,16 +316,20 @@ class Checkpoint:
         return torch.frombuffer(pages, dtype=dtype, count=count, offset=before).reshape(shape)
 
 
-def _read_json_object(path: Path) -> dict[str, Any]:
+def _read_small(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise RecipeError(f"{path} is {size} bytes long, more than any configuration has")
-        return _parse_json_object(path.read_bytes(), str(path))
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise RecipeError(f"{path.parent} has no {path.name}; is it a Hugging Face checkpoint?") from error
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read_json_object(path: Path) -> dict[str, Any]:
+    return _parse_json_object(_read_small(path), str(path))
 
 
 def _parse_json_object(data: bytes, where: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converters.gemma4.config import TextConfig
-from converters.gemma4.interface import ChunkSpan, FunctionSpec
+from converters.gemma4.interface import ChunkSpan
 from converters.gemma4.layers import (
     KeyValue,
     LayerShape,
@@ -33,6 +33,7 @@ from converters.gemma4.tensors import (
     TEXT,
     layer_shapes,
 )
+from converters.signature import FunctionSpec
 
 Named = Mapping[str, Tensor]
 Read = Callable[[str], Tensor]

@@ -97,6 +97,13 @@ class TextConfig:
         last = {layer_type: len(own) - 1 - own[::-1].index(layer_type) for layer_type in LAYER_TYPES}
         return last[SLIDING], last[FULL]
 
+    @property
+    def full_attention_every(self) -> int:
+        """n when exactly the layers n-1, 2n-1, ... attend to the whole context (6 in E4B, 5 in E2B), else 0."""
+        period = self.layer_types.index(FULL) + 1
+        regular = all((layer % period == period - 1) == self.is_full(layer) for layer in range(len(self.layer_types)))
+        return period if regular else 0
+
     def is_full(self, layer: int) -> bool:
         """Whether this layer attends to the whole context."""
         return self.layer_types[layer] == FULL

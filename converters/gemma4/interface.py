@@ -7,29 +7,13 @@ values of the last own-KV sliding and full layer, whichever those are (22 and 23
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from converters.gemma4.config import TextConfig
+from converters.signature import FunctionSpec, TensorSpec
 
-Dtype = Literal["float16", "int32"]
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """One named input or output of a Core ML function."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: Dtype = "float16"
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionSpec:
-    """One function of a Core ML model."""
-
-    name: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+DECODE = "decode_q1"
+VERIFY = "verify_qK"
+"""Function names the engine asks for; the K in the second is literal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +113,7 @@ def _inputs(
     return common + caches + (_shared_kv_specs(text, context) if span.takes_shared_kv else ())
 
 
-def decode_spec(text: TextConfig, span: ChunkSpan, context: int, name: str = "decode_q1") -> FunctionSpec:
+def decode_spec(text: TextConfig, span: ChunkSpan, context: int, name: str = DECODE) -> FunctionSpec:
     """One token: caches in, caches out.
 
     `update_mask` is an input of every chunk, also of those that write no cache: the engine passes it to all.
@@ -150,7 +134,7 @@ def decode_spec(text: TextConfig, span: ChunkSpan, context: int, name: str = "de
 
 
 def verify_spec(
-    text: TextConfig, span: ChunkSpan, context: int, length: int, name: str = "verify_qK"
+    text: TextConfig, span: ChunkSpan, context: int, length: int, name: str = VERIFY
 ) -> FunctionSpec:
     """`length` drafted tokens at once: caches in, only the new positions out.
 

@@ -3,7 +3,7 @@
 Own code after the formulas of `Gemma4VisionModel` and `Gemma4MultimodalEmbedder` in transformers 5.23, made
 static: there is no boolean indexing and no shape that depends on data. Patches are placed by the position input
 alone (position embedding, rotary embedding and pooling), so a grid of any aspect ratio and any patch order works,
-as in transformers. Where transformers drops the empty tokens of a padded image, they stay here, as zeros at the end.
+as in transformers. Where transformers drops the empty tokens of a padded image, they stay here, at the end.
 """
 
 from __future__ import annotations
@@ -72,21 +72,23 @@ class PatchRotary:
     signed_sin: Tensor
 
 
-def rotary_tables(vision: VisionConfig, positions: int) -> tuple[Tensor, Tensor]:
-    """Cosine and signed sine rows `(positions, head_dim / 2)` of one axis.
+def axis_table(vision: VisionConfig, positions: int) -> Tensor:
+    """What a coordinate means, `(positions, head_dim + 1)`: cosines, signed sines, and which kernel it lies in.
 
-    Looked up, not computed in the model: there the angles would be float16, off by 0.02 radian at position 47.
+    Looked up, not computed in the model: there angles would be float16, off by 0.02 radian at position 47, and a
+    division that multiplies with a reciprocal could put a patch into the kernel before its own.
     """
     width = vision.head_dim // 2
     inverse = 1.0 / vision.rope_theta ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
-    angles = torch.arange(positions, dtype=torch.float32)[:, None] * inverse
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+    position = torch.arange(positions, dtype=torch.float32)[:, None]
+    cos, sin = (position * inverse).cos(), (position * inverse).sin()
+    kernel = torch.div(position, vision.pooling_kernel_size, rounding_mode="floor")
+    return torch.cat([cos, cos, -sin, sin, kernel], dim=-1)
 
 
-def rotate_patches(x: Tensor, rotary: PatchRotary) -> Tensor:
+def rotate_patches(x: Tensor, rotary: PatchRotary, head_dim: int) -> Tensor:
     """Rotate `(1, heads, patches, head_dim)`: the first half of each head by x, the second by y."""
-    quarter = x.shape[-1] // 4
+    quarter = head_dim // 4
     parts = [x[..., index * quarter : (index + 1) * quarter] for index in (1, 0, 3, 2)]
     return x * rotary.cos + torch.cat(parts, dim=-1) * rotary.signed_sin
 
@@ -94,8 +96,9 @@ def rotate_patches(x: Tensor, rotary: PatchRotary) -> Tensor:
 class VisionLayer(nn.Module):
     """One encoder layer; attention is bidirectional, with scale 1.0 and normed queries, keys and values."""
 
-    def __init__(self, vision: VisionConfig, named: Named) -> None:
+    def __init__(self, vision: VisionConfig, patches: int, named: Named) -> None:
         super().__init__()
+        self.patches = patches
         self.heads, self.head_dim, self.eps = vision.num_attention_heads, vision.head_dim, vision.rms_norm_eps
 
         def norm(name: str) -> RMSNorm:
@@ -124,19 +127,18 @@ class VisionLayer(nn.Module):
 
     def attend(self, normed: Tensor, rotary: PatchRotary, mask: Tensor | None) -> Tensor:
         """Attention over all patches."""
-        query = rotate_patches(self.q_norm(self.split(self.q_proj(normed))), rotary)
-        key = rotate_patches(self.k_norm(self.split(self.k_proj(normed))), rotary)
-        value = rms_normalize(self.split(self.v_proj(normed)), self.eps)
+        query = rotate_patches(self.q_norm(self.split(self.q_proj(normed))), rotary, self.head_dim)
+        key = rotate_patches(self.k_norm(self.split(self.k_proj(normed))), rotary, self.head_dim)
+        value = rms_normalize(self.split(self.v_proj(normed)), self.head_dim, self.eps)
         scores = query @ key.transpose(-1, -2)
         if mask is not None:
             scores = scores + mask
         mixed = torch.softmax(scores, dim=-1) @ value
-        patches = normed.shape[1]
-        return self.o_proj(mixed.permute(0, 2, 1, 3).reshape(1, patches, self.heads * self.head_dim))
+        return self.o_proj(mixed.permute(0, 2, 1, 3).reshape(1, self.patches, self.heads * self.head_dim))
 
     def split(self, x: Tensor) -> Tensor:
         """`(1, patches, heads * head_dim)` to `(1, heads, patches, head_dim)`."""
-        return x.reshape(1, x.shape[1], self.heads, self.head_dim).permute(0, 2, 1, 3)
+        return x.reshape(1, self.patches, self.heads, self.head_dim).permute(0, 2, 1, 3)
 
 
 class VisionEncoder(nn.Module):
@@ -157,18 +159,20 @@ class VisionEncoder(nn.Module):
         # table (92 % of it at 2304 patches, 29 MB in float16) could never be read.
         reachable = min(vision.position_embedding_size, grid.patches // grid.kernel)
         table = tower["patch_embedder.position_embedding_table"][:, :reachable].contiguous()
-        cos, signed_sin = rotary_tables(vision, reachable)
         self.x_table = nn.Buffer(table[0])
         self.y_table = nn.Buffer(table[1])
-        self.cos_table = nn.Buffer(cos)
-        self.sin_table = nn.Buffer(signed_sin)
-        self.cells = nn.Buffer(torch.arange(grid.tokens, dtype=torch.int32)[None, :, None])
+        self.axis_table = nn.Buffer(axis_table(vision, reachable))
+        self.half_head = vision.head_dim // 2
+        self.cells = nn.Buffer(torch.arange(grid.tokens, dtype=torch.float32)[None, :, None])
         self.input_weight = nn.Buffer(tower["patch_embedder.input_proj.weight"])
         self.layers = build_layers(
-            below(tower, "encoder.layers."), vision.num_hidden_layers, lambda named: VisionLayer(vision, named)
+            below(tower, "encoder.layers."),
+            vision.num_hidden_layers,
+            lambda named: VisionLayer(vision, grid.patches, named),
         )
         # transformers multiplies the pooled patches by sqrt(hidden), which can leave float16's range, and then
         # norms them. The norm takes the factor out again, so here its epsilon is divided by the factor squared.
+        self.hidden_size = vision.hidden_size
         scale = vision.hidden_size**0.5
         self.norm_eps = vision.rms_norm_eps / vision.hidden_size
         self.std_bias = nn.Buffer(tower["std_bias"] / scale) if vision.standardize else None
@@ -194,31 +198,33 @@ class VisionEncoder(nn.Module):
             x, y = torch.maximum(x, zero), torch.maximum(y, zero)
         hidden = F.linear(2.0 * pixel_values - 1.0, self.input_weight)
         hidden = hidden + (F.embedding(x, self.x_table) + F.embedding(y, self.y_table))
-        rotary = self.rotary(x, y)
+        x_axis, y_axis = F.embedding(x, self.axis_table), F.embedding(y, self.axis_table)
+        rotary = self.rotary(x_axis, y_axis)
         for layer in self.layers:
             hidden = layer(hidden, rotary, mask)
-        return self.project(self.pool_weights(x, y, keep) @ hidden)
+        return self.project(self.pool_weights(x_axis, y_axis, keep) @ hidden)
 
-    def rotary(self, x: Tensor, y: Tensor) -> PatchRotary:
-        """Rotary factors of patches at `x` and `y`, `(1, patches)` each."""
-        cos = torch.cat([F.embedding(x, self.cos_table), F.embedding(y, self.cos_table)], dim=-1)
-        sin = torch.cat([F.embedding(x, self.sin_table), F.embedding(y, self.sin_table)], dim=-1)
+    def rotary(self, x_axis: Tensor, y_axis: Tensor) -> PatchRotary:
+        """Rotary factors from both coordinates' rows of the axis table."""
+        half = self.half_head
+        cos = torch.cat([x_axis[..., :half], y_axis[..., :half]], dim=-1)
+        sin = torch.cat([x_axis[..., half : 2 * half], y_axis[..., half : 2 * half]], dim=-1)
         return PatchRotary(cos[:, None], sin[:, None])
 
-    def pool_weights(self, x: Tensor, y: Tensor, keep: Tensor | None) -> Tensor:
+    def pool_weights(self, x_axis: Tensor, y_axis: Tensor, keep: Tensor | None) -> Tensor:
         """`(1, tokens, patches)`: each token is the mean of the kernel x kernel patches it covers."""
-        kernel = self.grid.kernel
-        cells_per_row = torch.div(x.amax(dim=-1, keepdim=True) + 1, kernel, rounding_mode="floor")
-        cell = torch.div(x, kernel, rounding_mode="floor")
-        cell = cell + cells_per_row * torch.div(y, kernel, rounding_mode="floor")
-        weights = (cell[:, None, :] == self.cells).to(self.projection.dtype) * (1.0 / kernel**2)
+        column, row = x_axis[..., 2 * self.half_head], y_axis[..., 2 * self.half_head]
+        columns = column.amax(dim=-1, keepdim=True) + 1.0
+        cell = column + columns * row  # exact in float16: there are fewer than 2048 tokens
+        covers = (cell[:, None, :] == self.cells).to(self.projection.dtype)
+        weights = covers * (1.0 / self.grid.kernel**2)
         return weights if keep is None else weights * keep[:, None, :]
 
     def project(self, pooled: Tensor) -> Tensor:
         """Pooled patches to the text model's width."""
         if self.std_bias is not None and self.std_scale is not None:
             pooled = (pooled - self.std_bias) * self.std_scale
-        return F.linear(rms_normalize(pooled, self.norm_eps), self.projection)
+        return F.linear(rms_normalize(pooled, self.hidden_size, self.norm_eps), self.projection)
 
 
 def load_vision(checkpoint: Checkpoint, config: Gemma4Config, grid: Grid) -> VisionEncoder:

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from zoo import __version__
-from zoo.cli import ls, show
+from zoo.cli import ls, show, swift
 from zoo.cli.output import print_error, say
 from zoo.errors import INTERRUPTED_EXIT_CODE, DiskError, ZooError
 
@@ -29,6 +29,7 @@ app = typer.Typer(
 COMMANDS: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("ls", ls.ls),
     ("show", show.show),
+    ("swift", swift.swift),
 )
 for _name, _function in COMMANDS:
     app.command(_name)(_function)

@@ -230,11 +230,14 @@ class Blobs:
         The stock client copies a file between repos only if it is told one (`HfApi._duplicate_lfs_files`).
         """
         note = self._xet / sha256[:2] / sha256
+        if note.is_file():
+            return note.read_text().strip()
+        # One at a time: hf_xet uses all cores for one file.
         with self._xet_lock:
             if note.is_file():
                 return note.read_text().strip()
             try:
-                from hf_xet import hash_files
+                from hf_xet import hash_files  # type: ignore[import-untyped]
             except ImportError:
                 return None
             found = str(hash_files([str(self.path(sha256))])[0].hash)

@@ -1,4 +1,4 @@
-"""The ids git would give, without git: blobs, LFS pointers, trees and commits (gitformat: `<type> <size>\\0<body>`).
+r"""The ids git would give, without git: blobs, LFS pointers, trees and commits (gitformat: `<type> <size>\0<body>`).
 
 They make commit ids deterministic: same files, same message, same parent, same id, on every machine.
 """

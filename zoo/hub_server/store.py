@@ -42,9 +42,9 @@ from zoo.hub_server.records import Commit, Entry, PullRequest, Refs, RepoId, Rep
 DEFAULT_BRANCH = "main"
 
 LFS_SUFFIXES = (
-    ".bin .safetensors .mlmodel .npy .npz .zip .gz .tar .pt .pth .ckpt .h5 .onnx .gguf .parquet .arrow .model .pb"
-    " .png .jpg .wav .mp3 .mp4 .pdf"
-).split()
+    *(".bin", ".safetensors", ".mlmodel", ".npy", ".npz", ".model", ".pt", ".pth", ".ckpt", ".h5", ".onnx", ".gguf"),
+    *(".pb", ".parquet", ".arrow", ".zip", ".gz", ".tar", ".png", ".jpg", ".wav", ".mp3", ".mp4", ".pdf"),
+)
 """Suffixes that are kept as large objects whatever their size. The common part of what the Hub's first commit puts
 into `.gitattributes`; `weight.bin`, `coremldata.bin` and `*.npy` of our bundles are among them."""
 
@@ -286,8 +286,8 @@ class Store:
             pull = refs.pull_requests.get(str(number))
             if pull is None:
                 raise Refusal(404, f"No pull request {number} in {repo.name}")
-            base = refs.branches.get(pull.base)
-            if base not in (oid for oid, _ in self.history(repo, pull.oid)):
+            ancestors = {oid for oid, _ in self.history(repo, pull.oid)}
+            if refs.branches.get(pull.base) not in ancestors:
                 raise conflict(f"{pull.base} has moved since pull request {number} was opened")
             refs.branches[pull.base] = pull.oid
             refs.pull_requests[str(number)] = msgspec.structs.replace(pull, status="merged")

@@ -1,0 +1,165 @@
+"""From torch modules to a Core ML package.
+
+`build_package` traces each function, converts it with coremltools, and hands the programs to
+`converters.canonical`, which compresses and merges their weights and writes the same bytes every time.
+
+coremltools' part is kept small on purpose. Of its default passes only those run that the target needs: the others
+fuse patterns these graphs do not contain, and two would do harm: `compose_conv1d` turns the 4-D 1x1 convolutions,
+which the Neural Engine prefers, into 3-D ones, and `fuse_conv_scale` folds constants into weights, which would then
+no longer be the checkpoint's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converters.canonical import Program, write_package
+from converters.palettize import Palettization
+from converters.signature import FunctionSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Progress = Callable[[str, float], None]
+
+PASSES = (
+    "common::lower_complex_dialect_ops",
+    "common::update_output_dtypes",
+    "common::noop_elimination",
+    "common::const_elimination",
+    "common::sanitize_input_output_names",
+    "common::dedup_op_and_var_names",  # add_fp16_cast relies on unique names
+    "common::add_fp16_cast",
+    "common::update_output_dtypes",
+    "common::cast_optimization",
+    "common::const_elimination",
+    "common::dead_code_elimination",
+)
+"""coremltools passes in order; a subset of its default pipeline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A module and its signature; positional inputs and outputs in the order of `spec`."""
+
+    spec: FunctionSpec
+    module: nn.Module
+
+
+def build_package(
+    functions: Sequence[Function],
+    output: Path,
+    *,
+    palettization: Palettization | None = None,
+    metadata: Mapping[str, str] | None = None,
+    passes: Sequence[str] = PASSES,
+    progress: Progress = lambda _what, _fraction: None,
+) -> None:
+    """Convert modules to one `.mlpackage`: an mlprogram for iOS 18 in float16.
+
+    Equal weights are stored once, across functions too, in the order in which the functions first use them. So a
+    package with more functions over the same weights has the same `weight.bin`.
+
+    Args:
+        functions: the first is the default one. A single function named `main` gives a plain model.
+        output: path of the package, which must not exist.
+        palettization: how convolution and linear weights are compressed; None leaves them float16.
+        metadata: user-defined metadata; must not vary from build to build.
+        passes: coremltools passes.
+        progress: told what is happening and the fraction done.
+    """
+    share = 0.8 / len(functions)  # the rest is compression and writing
+    programs: list[Program] = []
+    with tempfile.TemporaryDirectory(prefix="zoo-convert-") as scratch, _quiet():
+        for number, function in enumerate(functions):
+            progress(f"converting {function.spec.name}", number * share)
+            weights = Path(scratch) / str(number)
+            spec = convert(function, weights, passes)
+            programs.append(Program(function.spec, spec, weights / "weight.bin"))
+        progress("compressing weights", 0.8)
+        write_package(programs, output, palettization=palettization, metadata=metadata or {})
+    progress("written", 1.0)
+
+
+def convert(function: Function, weights_dir: Path, passes: Sequence[str] = PASSES) -> Any:
+    """Convert one function.
+
+    Args:
+        function: what to convert.
+        weights_dir: is created; receives `weight.bin`.
+        passes: coremltools passes.
+
+    Returns:
+        The model specification (`Model_pb2.Model`), whose one function is called `main`.
+    """
+    with _quiet():
+        import coremltools as ct
+        import torch
+    weights_dir.mkdir(parents=True)
+    example = tuple(torch.zeros(item.shape, dtype=_torch_dtype(item)) for item in function.spec.inputs)
+    with torch.no_grad(), _quiet():
+        # torch.export's frontend drops gelu's tanh form (coremltools 9.0), so: trace
+        traced = torch.jit.trace(function.module.eval(), example, check_trace=False)
+    with _quiet(), _unchecked_passes():
+        model = ct.convert(
+            traced,
+            inputs=[_tensor_type(ct, item) for item in function.spec.inputs],
+            outputs=[ct.TensorType(name=item.name, dtype=_numpy_dtype(item)) for item in function.spec.outputs],
+            minimum_deployment_target=ct.target.iOS18,
+            compute_units=ct.ComputeUnit.CPU_AND_NE,
+            pass_pipeline=ct.PassPipeline(list(passes), "zoo"),
+            skip_model_load=True,
+        )
+        (Path(model.weights_dir) / "weight.bin").replace(weights_dir / "weight.bin")
+        return model.get_spec()
+
+
+def _torch_dtype(item: TensorSpec) -> Any:
+    import torch
+
+    return getattr(torch, item.dtype)
+
+
+def _numpy_dtype(item: TensorSpec) -> type:
+    import numpy as np
+
+    return {"float16": np.float16, "float32": np.float32, "int32": np.int32}[item.dtype]
+
+
+def _tensor_type(ct: Any, item: TensorSpec) -> Any:
+    return ct.TensorType(name=item.name, shape=item.shape, dtype=_numpy_dtype(item))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what coremltools 9.0 says on every import and conversion, and nothing else.
+
+    Its logger warns about untested torch and scikit-learn versions and, on Linux, about the missing runtime
+    library; it shows progress bars; torch deprecates `jit.trace`.
+    """
+    logger = logging.getLogger("coremltools")
+    known = (
+        "scikit-learn version",
+        "Torch version",
+        "Failed to load _ML",
+        "Tuple detected at graph output",
+    )
+
+    def admit(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(known)
+
+    logger.addFilter(admit)
+    try:
+        with warnings.catch_warnings(), _no_progress_bars():
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.jit.*|coremltools.*")
+            warnings.filterwarnings("ignore", message=r".*torch\.jit\.\w+.* is (deprecated|not supported)")
+            yield
+    finally:
+        logger.removeFilter(admit)

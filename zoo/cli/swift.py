@@ -1,0 +1,72 @@
+"""`zoo swift`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zoo.cli.options import DryRunOption, FormatOption, OutputFormat, ZooOption
+from zoo.cli.output import print_json, print_report
+
+
+class AccessLevel(StrEnum):
+    """Swift access levels a catalog can have."""
+
+    public = "public"
+    package = "package"
+    internal = "internal"
+
+
+def swift(
+    entries: Annotated[
+        list[str] | None, typer.Argument(metavar="[ENTRY]...", help="Entries to list; every locked one by default.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the two files are written.")] = Path(),
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if the files are stale.")] = False,
+    access: Annotated[AccessLevel, typer.Option(help="Access level of the Swift declarations.")] = AccessLevel.public,
+    prefix: Annotated[str, typer.Option(help="What the Swift types are called after.")] = "Zoo",
+    dry_run: DryRunOption = False,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="Hub the app fetches from.", show_default="the public Hub")
+    ] = None,
+    zoo: ZooOption = None,
+    format: FormatOption = OutputFormat.text,  # noqa: A002 - the option's name
+) -> None:
+    """Write ZooCatalog.swift and catalog.json for the app: picker, files, sizes, digests, URLs.
+
+    \b
+    Examples:
+      zoo swift --out App/Sources/Models
+      zoo swift gemma4-e4b gemma4-e4b-multimodal --access internal
+      zoo swift --out App/Sources/Models --check
+    """
+    from zoo.catalog import load_catalog
+    from zoo.errors import CheckFailed
+    from zoo.locations import zoo_directory
+    from zoo.swift.files import chosen_entries, generate, write_changed
+
+    catalog = load_catalog(zoo_directory(zoo))
+    chosen = chosen_entries(catalog, entries or [])
+    files = generate(chosen, endpoint=endpoint, access=access.value, prefix=prefix)
+    stale = write_changed(out, files, write=not (check or dry_run))
+    report = {
+        "entries": [entry.id for entry in chosen],
+        "files": [
+            {"path": str(out / name), "bytes": len(data), "changed": name in stale} for name, data in files.items()
+        ],
+        "written": not (check or dry_run),
+    }
+    if format is OutputFormat.json:
+        print_json(report)
+    else:
+        for name, data in files.items():
+            verb = ("would change" if check or dry_run else "written") if name in stale else "unchanged"
+            print_report(f"{out / name}  {len(data):,} bytes  {verb}")
+    if check and stale:
+        raise CheckFailed(
+            f"{', '.join(str(out / name) for name in stale)}: not what the locks say",
+            hint=f"run `zoo swift --out {out}` and commit the result",
+        )

@@ -1,0 +1,225 @@
+"""The small layer between ASGI and the handlers: routes on the raw path, calls, answers.
+
+Routes are matched on the undecoded path, for the client quotes a revision such as `refs/pr/1` into one segment
+(`refs%2Fpr%2F1`) and that difference is gone once the path is decoded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, unquote
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from zoo.hub_server.access import Account
+from zoo.hub_server.errors import Refusal, bad_request, too_large
+from zoo.hub_server.names import REPO_KINDS
+from zoo.hub_server.records import RepoId
+from zoo.hub_server.settings import HubSettings
+from zoo.hub_server.store import Store
+
+BODY_LIMIT = 256 << 20
+"""Bytes of a request body that is read whole. Small files travel inside a commit, 10 MiB each, in base64."""
+
+
+@dataclass(frozen=True)
+class Hub:
+    """What every handler works on. `secret` signs upload addresses; a restart makes a new one."""
+
+    store: Store
+    settings: HubSettings
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request: where it came in, what it names, who sent it."""
+
+    hub: Hub
+    request: Request
+    names: Mapping[str, str]
+    account: Account | None
+    body: bytes = b""
+
+    @property
+    def repo(self) -> RepoId:
+        """The repo that the path names."""
+        name = f"{self.names['namespace']}/{self.names['name']}".removesuffix(".git")
+        return RepoId(self.names.get("kind", "models"), name)
+
+    @property
+    def endpoint(self) -> str:
+        """This Hub's address as the client wrote it."""
+        return f"{self.request.url.scheme}://{self.request.url.netloc}"
+
+    def query(self, name: str, default: str = "") -> str:
+        """A query parameter."""
+        return self.request.query_params.get(name, default)
+
+    def query_flag(self, name: str) -> bool:
+        """A query parameter that is on or off."""
+        return self.query(name).lower() in ("1", "true", "yes")
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object.
+
+        Raises:
+            Refusal: 400.
+        """
+        return parse_object(self.body or b"{}")
+
+
+Handler = Callable[[Call], Response]
+StreamingHandler = Callable[[Call], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A method and a path such as `api/{kind}/{namespace}/{name}/tree/{revision}/{path*}`.
+
+    Exactly one of `handler` (called in a thread, with the whole body) and `streaming` (called in the event loop, reads
+    the body itself) is set.
+
+    Attributes:
+        method: HTTP method.
+        pattern: the path; `{x}` is one segment, `{x*}` the rest, which may be empty.
+        handler: answers in a thread.
+        streaming: answers in the event loop.
+        writes: whether a token that may write is needed.
+    """
+
+    method: str
+    pattern: str
+    handler: Handler | None = None
+    streaming: StreamingHandler | None = None
+    writes: bool = False
+
+    def match(self, segments: Sequence[str]) -> dict[str, str] | None:
+        """The names in an undecoded path, decoded, or None if it is another path."""
+        parts = self.pattern.split("/")
+        names: dict[str, str] = {}
+        if parts[-1].endswith("*}"):
+            rest = parts.pop()[1:-2]
+            if len(segments) < len(parts):
+                return None
+            names[rest] = "/".join(unquote(segment, errors="surrogateescape") for segment in segments[len(parts) :])
+            segments = segments[: len(parts)]
+        if len(parts) != len(segments):
+            return None
+        for part, segment in zip(parts, segments, strict=True):
+            value = unquote(segment, errors="surrogateescape")
+            if part.startswith("{"):
+                names[part[1:-1]] = value
+            elif part != value:
+                return None
+        return None if names.get("kind", "models") not in REPO_KINDS else names
+
+
+async def dispatch(hub: Hub, routes: Sequence[Route], request: Request) -> Response:
+    """Answer one request: find the route, check the token, call the handler, turn refusals into answers."""
+    try:
+        route, names = _find(routes, request)
+        account = hub.settings.access.identify(request.headers.get("authorization"))
+        if route.writes:
+            hub.settings.access.check_write(account)
+        if route.streaming is not None:
+            return await route.streaming(Call(hub, request, names, account))
+        assert route.handler is not None
+        call = Call(hub, request, names, account, await _read_body(request))
+        return await asyncio.to_thread(route.handler, call)
+    except Refusal as refusal:
+        return refuse(refusal)
+
+
+def _find(routes: Sequence[Route], request: Request) -> tuple[Route, dict[str, str]]:
+    raw: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
+    segments = raw.decode("latin-1").strip("/").split("/")
+    for route in routes:
+        if route.method == request.method:
+            names = route.match(segments)
+            if names is not None:
+                return route, names
+    raise Refusal(404, f"This Hub has no {request.method} {request.scope['path'][:200]}")
+
+
+async def _read_body(request: Request) -> bytes:
+    parts = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > BODY_LIMIT:
+            raise too_large(f"More than {BODY_LIMIT} bytes in one request; large files must use LFS")
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+def parse_object(text: bytes | str) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        Refusal: 400.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise bad_request("The request is not JSON") from None
+    if not isinstance(found, dict):
+        raise bad_request("The request is not a JSON object")
+    return found
+
+
+def answer(data: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    content = json.dumps(data, ensure_ascii=True, separators=(",", ":")).encode()
+    return Response(content, status, headers=dict(headers or {}), media_type="application/json")
+
+
+def refuse(refusal: Refusal) -> Response:
+    """The answer to a request that is refused."""
+    # Header values are one line of latin-1 at most, whatever the client put into a path.
+    message = refusal.message.encode("ascii", "backslashreplace").decode()
+    headers = {"X-Error-Message": "".join(c if c.isprintable() else " " for c in message), **refusal.headers}
+    if refusal.code is not None:
+        headers["X-Error-Code"] = refusal.code
+    return answer({"error": message}, status=refusal.status, headers=headers)
+
+
+def text_field(data: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    """A string of a JSON object.
+
+    Raises:
+        Refusal: 400, if it is missing without a default or is not a string.
+    """
+    value = data.get(name, default)
+    if not isinstance(value, str):
+        raise bad_request(f"`{name}` must be a string")
+    return value
+
+
+def list_field(data: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """A list of JSON objects of a JSON object.
+
+    Raises:
+        Refusal: 400.
+    """
+    value = data.get(name)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise bad_request(f"`{name}` must be a list of objects")
+    return value
+
+
+def size_field(data: Mapping[str, Any], name: str) -> int:
+    """A size in bytes of a JSON object.
+
+    Raises:
+        Refusal: 400.
+    """
+    value = data.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise bad_request(f"`{name}` must be a size in bytes")
+    return value

@@ -1,0 +1,44 @@
+"""What a repo on the Hub holds at one commit, as plain values for planners."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One file of a repo at a commit.
+
+    Attributes:
+        path: in the repo.
+        size: bytes.
+        sha256: of the content, for large (LFS or xet) files; None for files that git itself keeps.
+        git_sha1: git's object id: of the content for small files, of the pointer for large ones.
+        xet_hash: what the Hub's server-side copy between repos goes by; None where the server did not say.
+    """
+
+    path: str
+    size: int
+    sha256: str | None
+    git_sha1: str
+    xet_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All files of a repo at a commit; `commit` is None for a repo that does not exist yet."""
+
+    repo: str
+    commit: str | None
+    files: tuple[RemoteFile, ...] = field(default=())
+
+    def by_path(self) -> dict[str, RemoteFile]:
+        """Files by path in the repo."""
+        return {file.path: file for file in self.files}
+
+
+def git_object_id(content: bytes) -> str:
+    """git's id of a file: sha1 over `blob <length>`, a zero byte and the content (git's object format)."""
+    header = b"blob %d\0" % len(content)
+    return hashlib.sha1(header + content, usedforsecurity=False).hexdigest()

@@ -163,3 +163,40 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.removeFilter(admit)
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    import tqdm
+
+    original = tqdm.tqdm.__init__
+
+    def disabled(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **{**kwargs, "disable": True})
+
+    tqdm.tqdm.__init__ = disabled
+    try:
+        yield
+    finally:
+        tqdm.tqdm.__init__ = original
+
+
+@contextlib.contextmanager
+def _unchecked_passes() -> Iterator[None]:
+    """Check the whole program after dead-code elimination and on export, not after every single pass.
+
+    The checks between passes are a quarter of the conversion time.
+    """
+    from coremltools.converters.mil.mil import Program as MilProgram
+
+    original = MilProgram.validate
+
+    def validate(self: Any, check_essential_scope: bool = False) -> None:
+        if check_essential_scope:
+            original(self, check_essential_scope=True)
+
+    MilProgram.validate = validate
+    try:
+        yield
+    finally:
+        MilProgram.validate = original

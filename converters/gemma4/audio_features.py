@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +52,7 @@ class AudioFeatures:
     @property
     def milliseconds_per_token(self) -> int:
         """Sound covered by one audio token."""
-        return round(1000 * self.hop_length * 2**SUBSAMPLINGS / self.sampling_rate)
+        return round(1000 * self.hop_length * (1 << SUBSAMPLINGS) / self.sampling_rate)
 
 
 def feature_file(checkpoint: Checkpoint) -> str | None:
@@ -72,25 +71,26 @@ def read_features(checkpoint: Checkpoint) -> AudioFeatures:
     """
     relative = feature_file(checkpoint)
     fields = None if relative is None else _section(checkpoint, relative)
+    usual = AudioFeatures()
     if fields is None:
-        return AudioFeatures()
+        return usual
     for key, neutral in (("preemphasis", 0.0), ("input_scale_factor", 1.0)):
         if fields.number(key, default=neutral) != neutral:
             raise RecipeError(f"{fields.path(key)} is {fields.get(key)}; the app's audio front end has no such step")
     for key in ("per_bin_mean", "per_bin_stddev"):
         if fields.get(key) is not None:
             raise RecipeError(f"{fields.path(key)} is set; the app's audio front end has no such step")
-    rate = fields.count("sampling_rate", default=AudioFeatures.sampling_rate)
+    rate = fields.count("sampling_rate", default=usual.sampling_rate)
     frame = _samples(fields, "frame_length", rate, default_ms=20.0)
     features = AudioFeatures(
         sampling_rate=rate,
-        feature_size=fields.count("feature_size", default=AudioFeatures.feature_size),
+        feature_size=fields.count("feature_size", default=usual.feature_size),
         frame_length=frame,
         hop_length=_samples(fields, "hop_length", rate, default_ms=10.0),
-        fft_length=2 ** math.ceil(math.log2(frame)) * (2 if fields.flag("fft_overdrive", default=False) else 1),
-        min_frequency=fields.number("min_frequency", default=AudioFeatures.min_frequency),
-        max_frequency=fields.positive("max_frequency", default=AudioFeatures.max_frequency),
-        mel_floor=fields.positive("mel_floor", default=AudioFeatures.mel_floor),
+        fft_length=_fft_length(frame, overdrive=fields.flag("fft_overdrive", default=False)),
+        min_frequency=fields.number("min_frequency", default=usual.min_frequency),
+        max_frequency=fields.positive("max_frequency", default=usual.max_frequency),
+        mel_floor=fields.positive("mel_floor", default=usual.mel_floor),
     )
     if not 0 <= features.min_frequency < features.max_frequency <= rate / 2:
         raise RecipeError(f"{fields.path('max_frequency')}: the mel filters need 0 <= min < max <= {rate / 2} Hz")
@@ -112,7 +112,8 @@ def mel_filter_bank(features: AudioFeatures) -> npt.NDArray[np.float32]:
     distance = corners[None, :] - bins[:, None]
     rising = -distance[:, :-2] / widths[:-1]
     falling = distance[:, 2:] / widths[1:]
-    return np.maximum(0.0, np.minimum(rising, falling)).astype("<f4")
+    filters: npt.NDArray[np.float32] = np.maximum(0.0, np.minimum(rising, falling)).astype("<f4")
+    return filters
 
 
 def token_count(frames: int) -> int:
@@ -161,6 +162,11 @@ def _section(checkpoint: Checkpoint, relative: str) -> Fields | None:
     if nested is not None:
         return nested
     return root if root.get("feature_extractor_type") is not None else None
+
+
+def _fft_length(frame: int, *, overdrive: bool) -> int:
+    """The power of two at or above the frame; twice that with overdrive."""
+    return 1 << ((frame - 1).bit_length() + overdrive)
 
 
 def _samples(fields: Fields, key: str, rate: int, default_ms: float) -> int:

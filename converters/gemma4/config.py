@@ -99,7 +99,7 @@ class TextConfig:
 
     @property
     def full_attention_every(self) -> int:
-        """n when exactly the layers n-1, 2n-1, ... attend to the whole context (6 in E4B, 5 in E2B), else 0."""
+        """The n such that exactly layers n-1, 2n-1, ... are full-attention ones (E4B 6, E2B 5), else 0."""
         period = self.layer_types.index(FULL) + 1
         regular = all((layer % period == period - 1) == self.is_full(layer) for layer in range(len(self.layer_types)))
         return period if regular else 0

@@ -5,11 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, overload
 
 from converters.recipe import RecipeError
 
-_MISSING = object()
+
+class _Missing(Enum):
+    MISSING = "no default: the key is required"
+
+
+_MISSING = _Missing.MISSING
 MAX_COUNT = 1 << 31
 
 
@@ -42,10 +48,10 @@ class Fields:
         return Fields(value, self.path(key))
 
     @overload
-    def count(self, key: str, default: int | object = ...) -> int: ...
+    def count(self, key: str, default: int | _Missing = ...) -> int: ...
     @overload
     def count(self, key: str, default: None) -> int | None: ...
-    def count(self, key: str, default: int | object | None = _MISSING) -> int | None:
+    def count(self, key: str, default: int | _Missing | None = _MISSING) -> int | None:
         """A whole number from 1 up."""
         value = self._value(key, default)
         if value is None:
@@ -54,7 +60,7 @@ class Fields:
             raise RecipeError(f"{self.path(key)} is {value!r}, expected a whole number above 0")
         return value
 
-    def index(self, key: str, size: int, default: int | object = _MISSING) -> int:
+    def index(self, key: str, size: int, default: int | _Missing = _MISSING) -> int:
         """A whole number from 0 up and below `size`."""
         return self._index(self._value(key, default), key, size)
 
@@ -64,28 +70,28 @@ class Fields:
         values = value if isinstance(value, list) and value else [value]
         return tuple(self._index(item, key, size) for item in values)
 
-    def number(self, key: str, default: float | object = _MISSING) -> float:
+    def number(self, key: str, default: float | _Missing = _MISSING) -> float:
         """A finite number."""
         value = self._value(key, default)
         if type(value) not in (int, float) or not math.isfinite(value):
             raise RecipeError(f"{self.path(key)} is {value!r}, expected a number")
         return float(value)
 
-    def positive(self, key: str, default: float | object = _MISSING) -> float:
+    def positive(self, key: str, default: float | _Missing = _MISSING) -> float:
         """A finite number above 0."""
         value = self.number(key, default)
         if value <= 0:
             raise RecipeError(f"{self.path(key)} is {value!r}, expected a number above 0")
         return value
 
-    def flag(self, key: str, default: bool | object = _MISSING) -> bool:
+    def flag(self, key: str, default: bool | _Missing = _MISSING) -> bool:
         """True or false."""
         value = self._value(key, default)
         if not isinstance(value, bool):
             raise RecipeError(f"{self.path(key)} is {value!r}, expected true or false")
         return value
 
-    def text(self, key: str, default: str | object = _MISSING) -> str:
+    def text(self, key: str, default: str | _Missing = _MISSING) -> str:
         """A string."""
         value = self._value(key, default)
         if not isinstance(value, str):
@@ -97,7 +103,7 @@ class Fields:
             raise RecipeError(f"{self.path(key)} is {value!r}, expected a whole number from 0 to {size - 1}")
         return value
 
-    def _value(self, key: str, default: object) -> Any:
+    def _value(self, key: str, default: int | float | bool | str | _Missing | None) -> Any:
         value = self.get(key, default)
         if value is _MISSING:
             raise RecipeError(f"{self.path(key)} is missing")

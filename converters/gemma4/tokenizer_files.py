@@ -3,7 +3,8 @@
 Mostly copies. Three things are put right on the way, since getting them wrong makes a bundle that loads and then
 talks nonsense or never stops: the chat template is always there, both as a file and inside
 `tokenizer_config.json` (readers look in one or the other); `eos_token` is the end-of-turn marker; and
-`generation_config.json` stops at it.
+`generation_config.json` stops at it. The set of files is always the same; `special_tokens_map.json` is left out
+because everything in it is in `tokenizer_config.json`, and a copy could only contradict it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from converters.gemma4.fields import Fields
 from converters.recipe import RecipeError
 
 REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json")
-OPTIONAL = ("generation_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json")
+OPTIONAL = ("generation_config.json", "chat_template.jinja", "chat_template.json")
 
 
 def source_files(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -85,10 +86,6 @@ def tokenizer_files(checkpoint: Checkpoint, end_of_turn: str) -> dict[str, bytes
     settings = checkpoint.read_json("tokenizer_config.json")
     wanted = {"chat_template": template, "eos_token": end_of_turn}
     files["tokenizer_config.json"] = _edited(checkpoint, "tokenizer_config.json", settings, wanted)
-    if checkpoint.has_file("special_tokens_map.json"):
-        special = checkpoint.read_json("special_tokens_map.json")
-        wanted = {"eos_token": end_of_turn}
-        files["special_tokens_map.json"] = _edited(checkpoint, "special_tokens_map.json", special, wanted)
     stops = (text.tokens, ids[end_of_turn], text.vocab_size)
     files["generation_config.json"] = _generation_config(checkpoint, *stops)
     return files

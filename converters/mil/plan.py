@@ -179,9 +179,7 @@ def _check(label: str, value: Any, declared: ValueType) -> None:
         raise OpError(f"{label}: gave shape {list(value.shape)}, declared is {declared}")
 
 
-def compile_function(
-    function: Function, weights: Weights, arithmetic: Arithmetic, always_check: bool = False
-) -> Plan:
+def compile_function(function: Function, weights: Weights, arithmetic: Arithmetic, always_check: bool = False) -> Plan:
     """Compiles a function.
 
     Raises:
@@ -202,9 +200,7 @@ def refuse_unknown(function: Function) -> None:
     missing = Counter(op.kind for op in function.block.walk() if op.kind not in known)
     if missing:
         listing = ", ".join(f"{kind} ({count})" for kind, count in sorted(missing.items()))
-        raise UnsupportedOpsError(
-            f"function {function.name!r} uses operations this runtime does not have: {listing}"
-        )
+        raise UnsupportedOpsError(f"function {function.name!r} uses operations this runtime does not have: {listing}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,9 +313,7 @@ class _Compiler:
         constant = self._settings.weights.literal(argument)
         return self._define(f"{label} literal {self._registers}", argument.type, constant)
 
-    def _blocks(
-        self, operation: Operation, label: str
-    ) -> tuple[tuple[Plan, ...], tuple[tuple[Operand, ...], ...]]:
+    def _blocks(self, operation: Operation, label: str) -> tuple[tuple[Plan, ...], tuple[tuple[Operand, ...], ...]]:
         scope = {**self._outer, **self._names}
         plans = tuple(_Compiler(self._settings, block, scope).compile() for block in operation.blocks)
         captured = tuple(tuple(self._resolve(name, label) for _, name in plan.captured) for plan in plans)

@@ -162,9 +162,7 @@ class Package:
         """
         wanted = self.default if name is None else name
         if wanted not in self.functions:
-            raise ProgramError(
-                f"{self.path}: no function {wanted!r}; there are: {', '.join(sorted(self.functions))}"
-            )
+            raise ProgramError(f"{self.path}: no function {wanted!r}; there are: {', '.join(sorted(self.functions))}")
         return self.functions[wanted]
 
     def weight_path(self, reference: BlobRef) -> Path:

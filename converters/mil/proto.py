@@ -197,8 +197,7 @@ def _array_feature(name: str, kind: str, array: Message, optional: bool) -> Feat
         enumerated = tuple(tuple(s.shape) for s in array.enumeratedShapes.shapes)
     elif flexibility == "shapeRange":
         ranges = tuple(
-            (r.lowerBound, None if r.upperBound == _UNBOUNDED else r.upperBound)
-            for r in array.shapeRange.sizeRanges
+            (r.lowerBound, None if r.upperBound == _UNBOUNDED else r.upperBound) for r in array.shapeRange.sizeRanges
         )
     default = array.WhichOneof("defaultOptionalValue")
     name_of_dtype = array.ArrayDataType.Name(array.dataType) if array.dataType else ""

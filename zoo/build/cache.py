@@ -101,9 +101,7 @@ class StepCache:
 
     def _read_record(self, directory: Path, key: str) -> StepRecord:
         path = directory / "step.json"
-        record = decode(
-            parse_json(read_bytes(path), where=str(path)), StepRecord, where=str(path), schema=STEP_SCHEMA
-        )
+        record = decode(parse_json(read_bytes(path), where=str(path)), StepRecord, where=str(path), schema=STEP_SCHEMA)
         for file in record.files:
             check_bundle_path(file.path, where=str(path))
         if record.key != key or record.schema != STEP_SCHEMA:

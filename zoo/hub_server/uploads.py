@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
+import xxhash
 from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse, Response
 
@@ -102,11 +103,8 @@ async def put_object(call: Call) -> Response:
     _check_length(call, size)
     writer = await asyncio.to_thread(call.hub.store.blobs.writer, size)
     try:
-        async for data in _pieces(call):
-            await asyncio.to_thread(writer.write, data)
+        await _receive_into(call, writer.write)
         await asyncio.to_thread(writer.finish, oid, size)
-    except ClientDisconnect:
-        raise bad_request("The client went away") from None
     finally:
         writer.abort()
     await asyncio.to_thread(call.hub.store.grant_object, repo, oid)
@@ -121,22 +119,20 @@ async def put_part(call: Call) -> Response:
     number = int(call.names["number"]) if call.names["number"].isdecimal() else 0
     start, length = upload.part_range(number)
     _check_length(call, length)
-    digest = hashlib.md5(usedforsecurity=False)
+    digest = xxhash.xxh3_64()
     handle = await asyncio.to_thread(os.open, upload.path, os.O_WRONLY)
-
-    def write(data: bytes, offset: int) -> None:
-        digest.update(data)
-        os.pwrite(handle, data, offset)
-
     written = 0
+
+    def write(data: bytes) -> None:
+        nonlocal written
+        if written + len(data) > length:
+            raise too_large(f"Part {number} has more than {length} bytes")
+        digest.update(data)
+        os.pwrite(handle, data, start + written)
+        written += len(data)
+
     try:
-        async for data in _pieces(call):
-            if written + len(data) > length:
-                raise too_large(f"Part {number} has more than {length} bytes")
-            await asyncio.to_thread(write, data, start + written)
-            written += len(data)
-    except ClientDisconnect:
-        raise bad_request("The client went away") from None
+        await _receive_into(call, write)
     finally:
         os.close(handle)
     if written != length:
@@ -209,18 +205,33 @@ def _check_length(call: Call, size: int) -> None:
         raise bad_request(f"Content-Length is {announced[:20]}, expected {size} bytes")
 
 
-async def _pieces(call: Call) -> Any:
-    """The body in pieces of about `IO_SIZE`: fewer thread hops than packets."""
+async def _receive_into(call: Call, write: Callable[[bytes], None]) -> None:
+    """Give the body to `write`, in a thread and in pieces of about `IO_SIZE`, while the next piece arrives.
+
+    Raises:
+        Refusal: 400, if the client goes away; and what `write` raises.
+    """
     waiting: list[bytes] = []
     size = 0
-    async for chunk in call.request.stream():
-        waiting.append(chunk)
-        size += len(chunk)
-        if size >= IO_SIZE:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-    if size:
-        yield b"".join(waiting)
+    writing: asyncio.Task[None] | None = None
+    try:
+        async for chunk in call.request.stream():
+            waiting.append(chunk)
+            size += len(chunk)
+            if size >= IO_SIZE:
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(asyncio.to_thread(write, b"".join(waiting)))
+                waiting, size = [], 0
+        if writing is not None:
+            await writing
+        await asyncio.to_thread(write, b"".join(waiting))
+    except ClientDisconnect:
+        raise bad_request("The client went away") from None
+    finally:
+        # Whoever called closes the file next; the thread must be done with it.
+        if writing is not None and not writing.done():
+            await asyncio.wait([writing])
 
 
 def _hash_for_xet(call: Call, oid: str) -> None:

@@ -161,15 +161,9 @@ def copy_candidates(wanted: Iterable[Wanted], target: Listing, sibling: Listing)
     if sibling.repo == target.repo:
         return ()
     present = target.by_path()
-    needed = {
-        file.sha256
-        for file in wanted
-        if not (file.path in present and same_content(file, present[file.path]))
-    }
+    needed = {file.sha256 for file in wanted if not (file.path in present and same_content(file, present[file.path]))}
     needed -= {file.sha256 for file in target.files if file.sha256 is not None}
-    return tuple(
-        file.path for file in sibling.files if file.sha256 in needed and file.xet_hash is None
-    )
+    return tuple(file.path for file in sibling.files if file.sha256 in needed and file.xet_hash is None)
 
 
 def sibling_places(wanted: Iterable[str], locks: Iterable[Lock]) -> tuple[tuple[str, str], ...]:

@@ -39,6 +39,6 @@ class Listing:
 
 
 def git_object_id(content: bytes) -> str:
-    """git's id of a file: sha1 over `blob <length>`, a zero byte and the content (git's object format)."""
+    """The id git gives a file: sha1 over `blob <length>`, a zero byte and the content (git's object format)."""
     header = b"blob %d\0" % len(content)
     return hashlib.sha1(header + content, usedforsecurity=False).hexdigest()

@@ -8,6 +8,7 @@ something, progress goes to `zoo.events.Progress`, and errors are one line.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,9 @@ UPLOAD_THREADS = 4
 
 BIG_FILE_BYTES = 64 << 20
 """On the xet road files from this size on are uploaded one by one, so that progress is seen between them."""
+
+NO_XET_STATUS = frozenset({400, 404, 405, 410, 501})
+"""How servers without xet answer when they are asked for a xet token."""
 
 PATHS_PER_REQUEST = 500
 """For paths-info; the Hub takes at most 1000 (hub.md, 1.3)."""
@@ -89,9 +93,8 @@ class HubClient:
         progress: Progress | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        import httpx2
         from huggingface_hub import HfApi, constants
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
         from huggingface_hub.utils import logging as hub_logging
 
         with warnings.catch_warnings():
@@ -99,12 +102,12 @@ class HubClient:
             warnings.simplefilter("ignore")
             disable_progress_bars()
         # Its warnings repeat, with addresses and tracebacks, what our own errors and retries say in one line.
-        hub_logging.set_verbosity_error()
-        del httpx2
+        hub_logging.set_verbosity(logging.ERROR)
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         self.progress: Progress = progress or Silent()
         self._token = token
         self._sleep = sleep
+        self._xet: bool | None = None
         self._api: HfApi = HfApi(endpoint=self.endpoint, token=token)
 
     # Reading
@@ -162,13 +165,9 @@ class HubClient:
             HubError: as for `resolve`, and if there is no such file.
         """
         from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
         def ask() -> bytes:
-            address = hf_hub_url(repo, path, revision=commit, endpoint=self.endpoint)
-            response = get_session().get(address, headers=build_hf_headers(token=self._token))
-            hf_raise_for_status(response)
-            content: bytes = response.content
+            content: bytes = self._get(hf_hub_url(repo, path, revision=commit, endpoint=self.endpoint)).content
             return content
 
         return self._call(ask, repo, commit)
@@ -231,7 +230,9 @@ class HubClient:
         first: dict[str, CommitOperationAdd] = {}
         for addition, operation in sorted(zip(additions, operations, strict=True), key=lambda pair: -pair[0].size):
             first.setdefault(addition.sha256, operation)
-        with self._road(repo, branch) as xet:
+        with self._road(repo, branch) as xet, warnings.catch_warnings():
+            # huggingface_hub sends files with httpx's old spelling.
+            warnings.filterwarnings("ignore", "Use 'content=", DeprecationWarning)
             for group in _groups(list(first.values()), one_by_one=xet):
                 for operation in group:
                     self.progress.start(operation.path_in_repo, operation.upload_info.size)
@@ -240,9 +241,7 @@ class HubClient:
                     self.progress.finish(operation.path_in_repo, "uploaded")
         return operations
 
-    def _preupload(
-        self, repo: str, branch: str, operations: list[CommitOperationAdd], pull_request: bool
-    ) -> None:
+    def _preupload(self, repo: str, branch: str, operations: list[CommitOperationAdd], pull_request: bool) -> None:
         self._api.preupload_lfs_files(
             repo,
             operations,
@@ -341,22 +340,25 @@ class HubClient:
             constants.HF_HUB_DISABLE_XET = before
 
     def _has_xet(self, repo: str, branch: str) -> bool:
-        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
-
         if self._xet is None:
 
             def ask() -> bool:
                 address = f"{self.endpoint}/api/models/{repo}/xet-write-token/{quote(branch, safe='')}"
-                response = get_session().get(address, headers=build_hf_headers(token=self._token))
-                if response.status_code in (400, 404, 405, 410, 501):
-                    return False
-                hf_raise_for_status(response)
-                return "X-Xet-Cas-Url" in response.headers
+                response = self._get(address, also=NO_XET_STATUS)
+                return response.status_code == 200 and "X-Xet-Cas-Url" in response.headers
 
             self._xet = self._call(ask, repo, branch)
         return self._xet
 
-    _xet: bool | None = None
+    def _get(self, address: str, *, also: frozenset[int] = frozenset()) -> Any:
+        """GET with the user's token; answers of a status in `also` are returned as good ones are."""
+        from huggingface_hub import utils
+
+        headers = utils.build_hf_headers(token=self._token)  # type: ignore[attr-defined]
+        response = utils.get_session().get(address, headers=headers)  # type: ignore[attr-defined]
+        if response.status_code not in also:
+            utils.hf_raise_for_status(response)  # type: ignore[attr-defined]
+        return response
 
     def _call(
         self, ask: Callable[[], Answer], repo: str, revision: str | None = None, *, tries: int = len(RETRY_WAITS) + 1
@@ -435,23 +437,20 @@ def _count_reads(operation: CommitOperationAdd, path: Path, progress: Progress) 
                 yield file
             return
         with path.open("rb") as file:
-            yield _Counted(file, lambda count: progress.advance(operation.path_in_repo, count))
+            last = 0
+            read = file.read
 
-    operation.as_file = counted  # type: ignore[method-assign, assignment]
+            def counted_read(size: int | None = -1) -> bytes:
+                nonlocal last
+                data = read(size)
+                # By position, not by length: a retry seeks back, and its bytes are not counted twice.
+                now = file.tell()
+                progress.advance(operation.path_in_repo, now - last)
+                last = now
+                return data
 
+            # A real file, because the client rewinds only those before it sends again.
+            file.read = counted_read  # type: ignore[method-assign]
+            yield file
 
-class _Counted:
-    """A file whose reads are reported, and taken back when a retry seeks."""
-
-    def __init__(self, file: Any, report: Callable[[int], None]) -> None:
-        self._file = file
-        self._report = report
-        self._reported = 0
-
-    def read(self, size: int = -1) -> bytes:
-        data: bytes = self._file.read(size)
-        self._report(len(data))
-        return data
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
+    operation.as_file = counted  # type: ignore[method-assign]

@@ -100,7 +100,9 @@ def _answered(error: Any, host: str, repo: str, revision: str | None) -> ZooErro
             return HubError(f"{host}: {repo} does not exist, or may not be seen without logging in", hint=LOG_IN)
         return RepoMissing(f"{host}: no repo {repo}", hint="check the name; a private repo needs a token that sees it")
     if isinstance(error, RevisionNotFoundError):
-        return RevisionMissing(f"{host}: {repo} has no revision {revision!r}", hint="give a branch, tag or commit of it")
+        return RevisionMissing(
+            f"{host}: {repo} has no revision {revision!r}", hint="give a branch, tag or commit of it"
+        )
     if isinstance(error, RemoteEntryNotFoundError):
         return HubError(f"{host}: {repo}: {message or 'a file is not there'}")
     if isinstance(error, DisabledRepoError):

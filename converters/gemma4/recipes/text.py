@@ -1,0 +1,126 @@
+"""Recipes for the text model: four decode chunks, and the two merged chunks of the three-chunk layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from converters.gemma4.config import TextConfig, parse_config
+from converters.gemma4.tensors import chunk_shapes
+from converters.recipe import Needs, Parameters, Recipe, RecipeError
+
+if TYPE_CHECKING:
+    from converters.checkpoint import Checkpoint
+
+LIBRARIES = ("coremltools", "torch", "numpy", "protobuf")
+BITS = (1, 2, 3, 4, 6, 8, 16)
+
+DECODE_CHUNK: Parameters = {"chunk": 1, "context_length": 2048, "verify": 3, "bits": 4, "group_size": 32}
+MERGED_CHUNK: Parameters = {"chunk": 2, "context_length": 2048, "bits": 4, "group_size": 32}
+
+
+@dataclass(frozen=True, slots=True)
+class TextParameters:
+    """Checked parameters of a text recipe.
+
+    Attributes:
+        start: first layer of the chunk.
+        end: one past its last layer.
+        context_length: rows of the full-attention caches.
+        verify: tokens that `verify_qK` takes; 0 for a chunk that only decodes.
+        bits: per weight; 16 leaves them float16.
+        group_size: output channels that share a look-up table.
+    """
+
+    start: int
+    end: int
+    context_length: int
+    verify: int
+    bits: int
+    group_size: int
+
+
+def decode_parameters(text: TextConfig, parameters: Parameters) -> TextParameters:
+    """Check the parameters of `gemma4.decode-chunk`; its chunks are numbered 1 to 4."""
+    ranges = dict(enumerate(text.chunk_boundaries(), start=1))
+    return _checked(text, parameters, ranges)
+
+
+def merged_parameters(text: TextConfig, parameters: Parameters) -> TextParameters:
+    """Check the parameters of `gemma4.merged-chunk`; chunk 1 of the three is that of the four."""
+    _, second, third = text.merged_boundaries()
+    return _checked(text, parameters, {2: second, 3: third})
+
+
+def _checked(text: TextConfig, parameters: Parameters, ranges: dict[int, tuple[int, int]]) -> TextParameters:
+    chunk = _number(parameters, "chunk", 0, 1 << 16)
+    if chunk not in ranges:
+        raise RecipeError(f"parameter chunk is {chunk}; there are {', '.join(map(str, ranges))}")
+    bits = _number(parameters, "bits", 1, 16)
+    if bits not in BITS:
+        raise RecipeError(f"parameter bits is {bits}; Core ML has {', '.join(map(str, BITS))}")
+    start, end = ranges[chunk]
+    if start == end:
+        raise RecipeError(f"chunk {chunk} has no layers; the model has {text.num_hidden_layers}")
+    if not all(ranges_start <= producer < ranges_end for producer in text.kv_producers
+               for ranges_start, ranges_end in (text.chunk_boundaries()[1],)):
+        raise RecipeError(
+            f"the layers whose keys and values are shared, {text.kv_producers}, must both lie in chunk 2,"
+            f" layers {text.chunk_boundaries()[1]}"
+        )
+    return TextParameters(
+        start=start,
+        end=end,
+        context_length=_number(parameters, "context_length", text.sliding_window, 1 << 20),
+        verify=_number(parameters, "verify", 0, text.sliding_window) if "verify" in parameters else 0,
+        bits=bits,
+        group_size=_number(parameters, "group_size", 1, 1 << 16),
+    )
+
+
+def _number(parameters: Parameters, key: str, least: int, most: int) -> int:
+    value = parameters[key]
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise RecipeError(f"parameter {key} is {value!r}; expected a whole number from {least} to {most}")
+    return value
+
+
+def _needs(checkpoint: Checkpoint, text: TextConfig, parameters: TextParameters) -> Needs:
+    shapes = chunk_shapes(text, parameters.start, parameters.end)
+    for name, shape in shapes.items():
+        checkpoint.require(name, shape)
+    return Needs(tensors=tuple(sorted(shapes)))
+
+
+def needs_of_decode_chunk(checkpoint: Checkpoint, parameters: Parameters) -> Needs:
+    """Tensors of one of the four decode chunks; the last one also reads the embedding, its tied LM head."""
+    text = parse_config(checkpoint.config).text
+    return _needs(checkpoint, text, decode_parameters(text, parameters))
+
+
+def needs_of_merged_chunk(checkpoint: Checkpoint, parameters: Parameters) -> Needs:
+    """Tensors of `chunk2_3way` or `chunk3_3way`."""
+    text = parse_config(checkpoint.config).text
+    return _needs(checkpoint, text, merged_parameters(text, parameters))
+
+
+TEXT_RECIPES: tuple[Recipe, ...] = (
+    Recipe(
+        name="gemma4.decode-chunk",
+        version=1,
+        libraries=LIBRARIES,
+        parameters=DECODE_CHUNK,
+        needs=needs_of_decode_chunk,
+        run="converters.gemma4.decode:build_decode_chunk",
+        weight=2.0,
+    ),
+    Recipe(
+        name="gemma4.merged-chunk",
+        version=1,
+        libraries=LIBRARIES,
+        parameters=MERGED_CHUNK,
+        needs=needs_of_merged_chunk,
+        run="converters.gemma4.decode:build_merged_chunk",
+        weight=2.0,
+    ),
+)

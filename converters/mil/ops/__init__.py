@@ -1,0 +1,48 @@
+"""The operations, one module per family. Importing this package registers all of them."""
+
+from converters.mil.ops import (
+    activation,
+    compression,
+    control,
+    conv,
+    creation,
+    elementwise,
+    gather,
+    linear,
+    normalization,
+    pool,
+    quantize,
+    reduction,
+    resize,
+    scatter,
+    selection,
+    shape,
+    slicing,
+    space,
+    state,
+)
+from converters.mil.ops.registry import CONSTEXPRS, OPS
+
+__all__ = [
+    "CONSTEXPRS",
+    "OPS",
+    "activation",
+    "compression",
+    "control",
+    "conv",
+    "creation",
+    "elementwise",
+    "gather",
+    "linear",
+    "normalization",
+    "pool",
+    "quantize",
+    "reduction",
+    "resize",
+    "scatter",
+    "selection",
+    "shape",
+    "slicing",
+    "space",
+    "state",
+]

@@ -1,0 +1,135 @@
+"""Worker processes as the executor sees them: start, give a job, receive reports, kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.build.resources import usable_cores, worker_environment
+from zoo.errors import DiskError
+
+POLL_SECONDS = 0.25
+"""How often a wait looks up: for Ctrl-C on systems whose waits cannot be interrupted, and for locks of other builds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Something a worker said; `message` is None when its output ended."""
+
+    worker: Worker
+    message: dict[str, Any] | None
+
+
+class Worker:
+    """One process. `log` gets what it prints until its first job gives it a log of its own."""
+
+    def __init__(self, reports: queue.Queue[Report], threads: int, log: Path) -> None:
+        try:
+            with log.open("a") as stderr:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "zoo.build.worker"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    env=worker_environment(os.environ, threads),
+                    text=True,
+                    encoding="utf-8",
+                    # Ctrl-C goes to the foreground's process group; the parent decides what it means.
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise DiskError(f"a worker cannot be started: {error.strerror}") from None
+        self._thread = threading.Thread(target=self._listen, args=(reports,), daemon=True)
+        self._thread.start()
+
+    def _listen(self, reports: queue.Queue[Report]) -> None:
+        stdout = self._process.stdout
+        if stdout is None:
+            raise AssertionError("standard output is a pipe")
+        for line in stdout:
+            try:
+                reports.put(Report(self, json.loads(line)))
+            except ValueError:
+                continue  # a library wrote past the redirection; the log has the rest
+        reports.put(Report(self, None))
+
+    def give(self, job: Mapping[str, Any]) -> None:
+        """Send a job. If the process is dead already, its end is reported like any other."""
+        stdin = self._process.stdin
+        if stdin is None:
+            raise AssertionError("standard input is a pipe")
+        try:
+            stdin.write(json.dumps(dict(job)) + "\n")
+            stdin.flush()
+        except BrokenPipeError:
+            return
+
+    def ending(self) -> str:
+        """How a process whose output has ended came to its end, e.g. `exit status 1`, `killed by signal 9`."""
+        try:
+            status = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return "it closed its output"
+        return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+
+    def kill(self) -> None:
+        """End the process at once and wait for it."""
+        self._process.kill()
+        self._process.wait()
+        self._thread.join(timeout=5)
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    continue
+
+
+class Pool:
+    """Up to `size` workers, started when they are needed and kept for the next job."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.reports: queue.Queue[Report] = queue.Queue()
+        self._idle: list[Worker] = []
+        self._all: list[Worker] = []
+
+    def take(self, log: Path) -> Worker:
+        """A worker that has nothing to do."""
+        if self._idle:
+            return self._idle.pop()
+        worker = Worker(self.reports, usable_cores() // self.size, log)
+        self._all.append(worker)
+        return worker
+
+    def put_back(self, worker: Worker) -> None:
+        """The worker has finished its job."""
+        self._idle.append(worker)
+
+    def drop(self, worker: Worker) -> None:
+        """The worker is dead."""
+        self._all.remove(worker)
+        worker.kill()
+
+    def next_report(self) -> Report | None:
+        """The next thing a worker says; None after a short while of silence."""
+        try:
+            return self.reports.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        """End every worker."""
+        for worker in self._all:
+            worker.kill()
+        self._all.clear()
+        self._idle.clear()

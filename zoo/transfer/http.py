@@ -1,0 +1,318 @@
+"""Brings one file at a time from the Hub: resumed, verified while it streams, retried, never half-trusted.
+
+The stock client starts a killed download again from zero and does not look at the bytes that arrive; both are the
+reason for this module (see docs/pull.md).
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from zoo import __version__
+from zoo.digests import Digests
+from zoo.errors import HubError, UsageError, ZooError
+from zoo.events import Progress, Silent
+from zoo.lock import LockedFile, Source
+from zoo.transfer.answers import TryAgain, bytes_to_skip, check_announced_digest, mismatch, wrong_size
+from zoo.transfer.arriving import Arriving
+from zoo.transfer.remote import file_url, offline
+
+if TYPE_CHECKING:
+    import requests
+
+PIECE_BYTES = 256 << 10
+"""Most that is taken from the connection at once. What has arrived is written at once: a kill loses at most this."""
+
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 30.0
+"""A connection that is silent for so long is given up; the next one continues where it ended."""
+
+TRIES = 2
+"""How often bytes may turn out wrong before it is not the network's fault."""
+
+
+_NOWHERE = Source(repo="nowhere/nowhere", commit="0" * 40, path="nowhere")
+"""Stands in for the source of a file that has none: its bytes may all be here already."""
+
+
+class Stopped(Exception):
+    """Somebody else's error ended the pull; what has arrived is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How to go on after a broken connection or a busy server.
+
+    Attributes:
+        attempts: tries in a row without a single new byte.
+        first: seconds before the second try; doubled from then on.
+        longest: most seconds, unless the server asks for more.
+    """
+
+    attempts: int = 6
+    first: float = 0.5
+    longest: float = 20.0
+
+    def wait(self, failures: int) -> float:
+        """Seconds after that many failures in a row; a little random, so that many clients do not come at once."""
+        return min(self.first * 2.0 ** (failures - 1), self.longest) * random.uniform(0.8, 1.2)  # noqa: S311
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A file that arrived whole: its digests, bytes that travelled for it, bytes that were there before."""
+
+    digests: Digests
+    received: int
+    resumed: int
+
+
+class Fetcher(Protocol):
+    """Brings the bytes of a locked file to a place on disk, continuing what is there."""
+
+    def fetch(self, file: LockedFile, target: Path, progress: Progress | None = None) -> Fetched:
+        """Return when `target` has the bytes; see `HttpFetcher.fetch`."""
+
+
+class HttpFetcher:
+    """Fetches from one Hub; may be used from several threads.
+
+    Args:
+        endpoint: `zoo.transfer.remote.resolve_endpoint`.
+        token: sent to the endpoint's host only; redirects to other hosts lose it.
+        retry: patience.
+        stop: when set, fetches end with `Stopped`.
+        timeouts: seconds for connecting and for silence.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        token: str | None = None,
+        retry: Retry | None = None,
+        stop: threading.Event | None = None,
+        timeouts: tuple[float, float] = (CONNECT_SECONDS, READ_SECONDS),
+    ) -> None:
+        self.endpoint = endpoint
+        self._token = token
+        self._retry = retry or Retry()
+        self._timeouts = timeouts
+        self.stop = stop or threading.Event()
+        self._local = threading.local()
+        self._sessions: list[requests.Session] = []
+        self._guard = threading.Lock()
+
+    def fetch(self, file: LockedFile, target: Path, progress: Progress | None = None) -> Fetched:
+        """Bring `file` to `target`, continuing what lies there; it is whole and flushed to disk on return.
+
+        Args:
+            file: what to bring; its sources are tried in order.
+            target: `.zoo/partial/<name>`; what arrived stays there after any error but a wrong digest.
+            progress: told under `file.path`.
+
+        Raises:
+            DigestMismatch: twice other bytes came.
+            HubError: not reachable, refused, not there, or of another size; `HF_HUB_OFFLINE` is set.
+            DiskError: no space or no permission.
+            Stopped: `stop` was set.
+        """
+        progress = progress or Silent()
+        with Arriving(target, file.size) as arriving:
+            progress.start(file.path, file.size, arriving.size)
+            digests = self._from_any_source(file, arriving, progress)
+            arriving.settle()
+            progress.finish(file.path, "verified" if file.sha256 else "size matches, not verified")
+            return Fetched(digests, arriving.received, arriving.resumed)
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._guard:
+            for session in self._sessions:
+                session.close()
+            self._sessions.clear()
+
+    def _from_any_source(self, file: LockedFile, arriving: Arriving, progress: Progress) -> Digests:
+        problem: ZooError | None = None
+        for source in file.sources or (_NOWHERE,):
+            try:
+                return self._from_source(_Order(file, source, file_url(self.endpoint, source), arriving, progress))
+            except Unreachable:
+                raise
+            except (HubError, DigestMismatch) as error:
+                problem = problem or error
+        assert problem is not None
+        raise problem
+
+    def _from_source(self, order: _Order) -> Digests:
+        """All bytes from one address; once more from the start if they turn out wrong."""
+        file, arriving = order.file, order.arriving
+        for _ in range(TRIES):
+            self._receive_all(order)
+            digests = arriving.digests()
+            if file.sha256 in (None, digests.sha256):
+                return digests
+            order.start_again(f"{file.path}: bytes are not what the lock says")
+        raise mismatch(file, digests.sha256, order.url, f"wrong bytes arrived {TRIES} times")
+
+    def _receive_all(self, order: _Order) -> None:
+        failures = restarts = 0
+        while order.arriving.missing:
+            before = order.arriving.size
+            try:
+                self._receive_some(order)
+            except TryAgain as again:
+                failures = 1 if order.arriving.size > before else failures + 1
+                if again.from_start:
+                    restarts += 1
+                    order.start_again(again.error.message)
+                if failures >= self._retry.attempts or restarts > TRIES:
+                    raise Unreachable(again.error.message, hint=again.error.hint) from None
+                wait = self._retry.wait(failures) if again.wait is None else again.wait
+                if wait >= 1:
+                    order.progress.say(f"{again.error.message}; trying again in {wait:.0f} s")
+                if self.stop.wait(wait):
+                    raise Stopped from None
+
+    def _receive_some(self, order: _Order) -> None:
+        """One request: as many bytes as it brings."""
+        import requests
+
+        if offline():
+            raise HubError(
+                f"{order.file.path}: must be fetched, but HF_HUB_OFFLINE is set", hint="unset it, or use --reuse"
+            )
+        if not order.file.sources:
+            raise HubError(
+                f"{order.file.path}: the lock names no place that has it", hint="publish it with `zoo push`"
+            )
+        try:
+            with self._ask(order) as response:
+                for answer in (*response.history, response):
+                    check_announced_digest(answer.headers, file=order.file, url=order.url)
+                have = order.arriving.size
+                skip = bytes_to_skip(
+                    response.status_code,
+                    response.headers,
+                    file=order.file,
+                    source=order.source,
+                    url=order.url,
+                    have=have,
+                )
+                order.arriving.etag = response.headers.get("ETag")
+                self._stream(response, order, skip)
+        except requests.exceptions.SSLError as error:
+            raise Unreachable(
+                f"{order.url}: its certificate is not trusted ({_cause(error)})",
+                hint="behind an inspecting proxy, set REQUESTS_CA_BUNDLE to its certificate",
+            ) from None
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+            raise UsageError(f"{order.url}: is not an address ({_cause(error)})") from None
+        except requests.exceptions.TooManyRedirects:
+            raise HubError(f"{order.url}: redirects in a circle") from None
+        except requests.exceptions.RequestException as error:
+            raise TryAgain(_broken(order, error)) from None
+
+    def _ask(self, order: _Order) -> requests.Response:
+        headers = {"Accept-Encoding": "identity", "User-Agent": f"zoo/{__version__}"}
+        have = order.arriving.size
+        if have:
+            headers["Range"] = f"bytes={have}-"
+            if etag := order.arriving.etag:
+                headers["If-Range"] = etag
+        return self._session().get(
+            order.url, headers=headers, stream=True, timeout=self._timeouts, auth=_Bearer(self._token)
+        )
+
+    def _stream(self, response: requests.Response, order: _Order, skip: int) -> None:
+        import urllib3
+
+        arriving = order.arriving
+        try:
+            while piece := response.raw.read1(PIECE_BYTES, decode_content=False):
+                arriving.received += len(piece)
+                if skip:
+                    kept = piece[skip:]
+                    skip = max(0, skip - len(piece))
+                    piece = kept
+                if len(piece) > arriving.missing:
+                    raise wrong_size(order.file, arriving.size + len(piece), order.url)
+                arriving.append(piece)
+                order.progress.advance(order.file.path, len(piece))
+                if self.stop.is_set():
+                    raise Stopped
+        except (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
+            raise TryAgain(_broken(order, error)) from None
+        if arriving.missing:
+            raise TryAgain(HubError(f"{order.url}: ended {arriving.missing:,} bytes early"))
+
+    def _session(self) -> requests.Session:
+        """This thread's session: connections are kept, proxies and certificates come from the environment."""
+        import requests
+
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = self._local.session = requests.Session()
+            with self._guard:
+                self._sessions.append(session)
+        return session
+
+
+class Unreachable(HubError):
+    """Patience is over: no other path of the same Hub will do better."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """One file from one address."""
+
+    file: LockedFile
+    source: Source
+    url: str
+    arriving: Arriving
+    progress: Progress
+
+    def start_again(self, why: str) -> None:
+        """Throw away what arrived."""
+        lost = self.arriving.discard()
+        self.progress.advance(self.file.path, -lost)
+        self.progress.say(f"{why}; starting it again")
+
+
+class _Bearer:
+    """Puts the token on the first request. Given as `auth`, it also keeps requests from looking into ~/.netrc."""
+
+    def __init__(self, token: str | None) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._token:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+def _broken(order: _Order, error: Exception) -> HubError:
+    return HubError(
+        f"{order.url}: the connection failed ({_cause(error)})",
+        hint="check the network and --endpoint, then run the same command again; what has arrived is kept",
+    )
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason in few words; requests wraps urllib3, which wraps the system's error."""
+    seen: BaseException | None = error
+    for _ in range(8):
+        if isinstance(seen, OSError) and seen.strerror:
+            return seen.strerror
+        following = getattr(seen, "reason", None) or next(
+            (value for value in getattr(seen, "args", ()) if isinstance(value, BaseException)), None
+        )
+        if not isinstance(following, BaseException):
+            break
+        seen = following
+    words = str(seen).rpartition(": ")[2] or type(seen).__name__
+    return words[:160]

@@ -77,7 +77,7 @@ def build_package(
     """
     share = 0.8 / len(functions)  # the rest is compression and writing
     programs: list[Program] = []
-    with tempfile.TemporaryDirectory(prefix="zoo-convert-") as scratch, _quiet():
+    with tempfile.TemporaryDirectory(prefix="zoo-convert-") as scratch, quiet():
         for number, function in enumerate(functions):
             progress(f"converting {function.spec.name}", number * share)
             weights = Path(scratch) / str(number)
@@ -99,15 +99,15 @@ def convert(function: Function, weights_dir: Path, passes: Sequence[str] = PASSE
     Returns:
         The model specification (`Model_pb2.Model`), whose one function is called `main`.
     """
-    with _quiet():
+    with quiet():
         import coremltools as ct
         import torch
     weights_dir.mkdir(parents=True)
     example = tuple(torch.zeros(item.shape, dtype=_torch_dtype(item)) for item in function.spec.inputs)
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         # torch.export's frontend drops gelu's tanh form (coremltools 9.0), so: trace
         traced = torch.jit.trace(function.module.eval(), example, check_trace=False)
-    with _quiet(), _unchecked_passes():
+    with quiet(), _unchecked_passes():
         model = ct.convert(
             traced,
             inputs=[_tensor_type(ct, item) for item in function.spec.inputs],
@@ -116,6 +116,7 @@ def convert(function: Function, weights_dir: Path, passes: Sequence[str] = PASSE
             compute_units=ct.ComputeUnit.CPU_AND_NE,
             pass_pipeline=ct.PassPipeline(list(passes), "zoo"),
             skip_model_load=True,
+            package_dir=str(weights_dir / "converted.mlpackage"),  # else it stays in the system's until exit
         )
         (Path(model.weights_dir) / "weight.bin").replace(weights_dir / "weight.bin")
         return model.get_spec()
@@ -138,7 +139,7 @@ def _tensor_type(ct: Any, item: TensorSpec) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what coremltools 9.0 says on every import and conversion, and nothing else.
 
     Its logger warns about untested torch and scikit-learn versions and, on Linux, about the missing runtime
@@ -160,6 +161,8 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings(), _no_progress_bars():
             warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.jit.*|coremltools.*")
             warnings.filterwarnings("ignore", message=r".*torch\.jit\.\w+.* is (deprecated|not supported)")
+            # coremltools leaves its temporary directories to the garbage collector
+            warnings.filterwarnings("ignore", "Implicitly cleaning up", ResourceWarning)
             yield
     finally:
         logger.removeFilter(admit)

@@ -23,7 +23,7 @@ from zoo.errors import Conflict, DiskError, UnsafePath
 from zoo.events import Progress, Silent
 from zoo.lock import LockedFile
 from zoo.paths import STATE_DIRECTORY, resolve_inside
-from zoo.receipt import Receipt, load_receipt
+from zoo.receipt import Receipt, ReceiptFile, load_receipt
 from zoo.report.sizes import human_bytes
 
 PARTIAL_DIRECTORY = "partial"
@@ -110,7 +110,7 @@ def list_folder(folder: Path) -> tuple[dict[str, FolderFile], frozenset[str]]:
 
 def read_state(
     folder: Path,
-    wanted: Iterable[LockedFile],
+    wanted: Iterable[LockedFile | ReceiptFile],
     *,
     cache: DigestCache | None = None,
     progress: Progress | None = None,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from converters.checkpoint import Checkpoint
 from converters.gemma4.config import AudioConfig, Gemma4Config
+from converters.gemma4.encoder_interface import audio_steps
 from converters.gemma4.encoder_layers import (
     FLOAT16_MAX,
     MASKED,
@@ -24,10 +25,9 @@ from converters.gemma4.encoder_layers import (
     Named,
     below,
     build_layers,
-    clip,
-    read_named,
+    read_weights,
 )
-from converters.gemma4.encoder_tensors import AUDIO, audio_shapes, audio_steps, mel_bins
+from converters.gemma4.encoder_tensors import AUDIO, audio_shapes
 from converters.recipe import RecipeError
 
 LAYER_NORM_EPS = 1e-6
@@ -102,7 +102,7 @@ def relative_positions(hidden_size: int, windows: Windows) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """RMS norm over the last axis, spelled out so that the conversion can keep its mean in float32."""
+    """RMS norm over the last axis, spelled out: the conversion keeps its mean in float32."""
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         super().__init__()
@@ -131,14 +131,14 @@ class Subsampling(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Mel features to the first layer's input."""
-        channels_last = self.halve(features[:, None], self.conv0, self.norm0)
+        channels_last = self.halve(features.to(self.conv0.dtype)[:, None], self.conv0, self.norm0)
         channels_last = self.halve(channels_last.permute(0, 3, 1, 2), self.conv1, self.norm1)
         return F.linear(channels_last.reshape(1, self.steps, self.channels), self.projection)
 
     def halve(self, x: Tensor, weight: Tensor, norm: Tensor) -> Tensor:
         """`(1, in, time, mel)` to `(1, time / 2, mel / 2, out)`."""
         convolved = F.conv2d(x, weight, stride=2, padding=1).permute(0, 2, 3, 1)
-        return F.relu(F.layer_norm(convolved, (len(norm),), weight=norm, eps=self.eps))
+        return F.relu(F.layer_norm(convolved, norm.shape, weight=norm, eps=self.eps))
 
 
 class FeedForward(nn.Module):
@@ -334,10 +334,5 @@ def load_audio(checkpoint: Checkpoint, config: Gemma4Config, frames: int) -> Aud
     """
     if config.audio is None:
         raise RecipeError(f"{checkpoint.directory} has no audio tower (audio_config is missing)")
-    tower = read_named(checkpoint, audio_shapes(config.audio), AUDIO)
-    return AudioEncoder(config.audio, frames, tower).eval()
-
-
-def example_features(audio: AudioConfig, frames: int) -> Tensor:
-    """An input for tracing: silence."""
-    return torch.zeros(1, frames, mel_bins(audio))
+    named = read_weights(checkpoint, audio_shapes(config.audio))
+    return AudioEncoder(config.audio, frames, below(named, AUDIO)).eval()

@@ -6,6 +6,7 @@ spell it `per_layer_config`, neither reads the other's file faithfully, and plan
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -453,12 +454,21 @@ def check_expectations(
     differing = []
     for key, wanted in expect.items():
         part, _, name = key.rpartition(".")
-        section = getattr(config, part or "text", None) if part in ("", "text", "vision", "audio") else None
-        found = getattr(section, name, None)
-        if callable(found) or (found is None and section is not None):
+        kind = _SECTIONS.get(part or "text")
+        if kind is None or name not in _expectable(kind):
             raise RecipeError(f"{entry} expects {key} to be {wanted}, which is no key of Gemma 4's configuration")
+        section = getattr(config, part or "text")
+        found = "missing" if section is None else getattr(section, name)
         if found != wanted:
-            found_text = "missing" if found is None else found
-            differing.append(f"{key} is {found_text}, {entry} expects {wanted}")
+            differing.append(f"{key} is {found}, {entry} expects {wanted}")
     if differing:
         raise RecipeError("this is another model size: " + "; ".join(differing))
+
+
+_SECTIONS: Mapping[str, type] = {"text": TextConfig, "vision": VisionConfig, "audio": AudioConfig}
+
+
+def _expectable(section: type) -> frozenset[str]:
+    """Fields and computed properties of a section."""
+    computed = (name for name, value in vars(section).items() if isinstance(value, property))
+    return frozenset(field.name for field in dataclasses.fields(section)) | frozenset(computed)

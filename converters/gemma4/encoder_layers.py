@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converters.checkpoint import Checkpoint
+from converters.gemma4.encoder_tensors import CLIP_BOUNDS
 from converters.gemma4.tensors import Shapes
+from converters.recipe import RecipeError
 
 FLOAT16_MAX = 65504.0
 """Largest float16. A bound beyond it bounds nothing there, and would make coremltools keep the clip in float32."""
@@ -25,17 +27,21 @@ are far smaller (audio caps them at 50, vision multiplies normed vectors).
 Named = Mapping[str, Tensor]
 
 
-def read_named(checkpoint: Checkpoint, shapes: Shapes, prefix: str) -> dict[str, Tensor]:
-    """The tensors of `shapes` below `prefix`, in float32, named without it.
+def read_weights(checkpoint: Checkpoint, shapes: Shapes) -> dict[str, Tensor]:
+    """The tensors of `shapes`, in float32.
 
     Raises:
-        RecipeError: a tensor is missing or has another shape.
+        RecipeError: a tensor is missing, has another shape, or holds values that float16 cannot.
     """
-    return {
-        name.removeprefix(prefix): checkpoint.tensor(name, shape).to(torch.float32)
-        for name, shape in shapes.items()
-        if name.startswith(prefix)
-    }
+    named: dict[str, Tensor] = {}
+    for name, shape in shapes.items():
+        # a copy even where the dtype is right already: the checkpoint's mapping must not be written to or kept
+        tensor = checkpoint.tensor(name, shape).to(torch.float32, copy=True)
+        is_bound = name.endswith(CLIP_BOUNDS)  # these may be infinite: nothing is clipped then
+        if torch.isnan(tensor).any() or not (is_bound or bool((tensor.abs() <= FLOAT16_MAX).all())):
+            raise RecipeError(f"{checkpoint.directory}: tensor {name} holds values that float16 cannot")
+        named[name] = tensor
+    return named
 
 
 def below(named: Named, prefix: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Which checkpoint tensors the vision and audio encoders are made of, and the sizes that follow from their configs.
+"""Which checkpoint tensors the vision and audio encoders are made of, with their shapes.
 
 One table serves the recipes, which only plan, and the converters, which read. Nothing heavy is imported.
 """
@@ -6,6 +6,7 @@ One table serves the recipes, which only plan, and the converters, which read. N
 from __future__ import annotations
 
 from converters.gemma4.config import AudioConfig, VisionConfig
+from converters.gemma4.encoder_interface import patch_values
 from converters.gemma4.tensors import Shapes
 from converters.recipe import RecipeError
 
@@ -25,11 +26,6 @@ AUDIO_PROJECTION = "model.embed_audio.embedding_projection.weight"
 
 CLIP_BOUNDS = ("input_min", "input_max", "output_min", "output_max")
 """Scalars beside every weight of a clipped linear layer (`Gemma4ClippableLinear`)."""
-
-SOFT_TOKEN_BUDGETS = (70, 140, 280, 560, 1120)
-"""Image sizes, in soft tokens, that Gemma 4's processors pad to (`_SUPPORTED_SOFT_TOKENS` in transformers)."""
-
-COLOUR_CHANNELS = 3
 
 
 def _linear(name: str, outputs: int, inputs: int, clipped: bool) -> Shapes:
@@ -86,11 +82,6 @@ def vision_shapes(vision: VisionConfig, text_hidden_size: int) -> Shapes:
     return shapes
 
 
-def patch_values(vision: VisionConfig) -> int:
-    """Numbers in one flattened patch: 768 for patches of 16 x 16 pixels."""
-    return COLOUR_CHANNELS * vision.patch_size**2
-
-
 def audio_layer_shapes(audio: AudioConfig) -> Shapes:
     """Tensors of one audio layer by their name inside the layer, e.g. `lconv1d.linear_end.linear.weight`."""
     hidden, clipped = audio.hidden_size, audio.use_clipped_linears
@@ -136,32 +127,3 @@ def audio_shapes(audio: AudioConfig) -> Shapes:
     for index in range(audio.num_hidden_layers):
         shapes |= {f"{AUDIO}layers.{index}.{name}": shape for name, shape in layer.items()}
     return shapes
-
-
-def mel_bins(audio: AudioConfig) -> int:
-    """Width of the mel features, 128 in Gemma 4.
-
-    No key says it: `Gemma4AudioSubSampleConvProjection` takes a quarter of its first channel count to be the
-    width left after two convolutions of stride 2.
-    """
-    return audio.subsampling_conv_channels[0] // 4 * 4
-
-
-def audio_steps(frames: int) -> int:
-    """Encoder steps (soft tokens, 40 ms each) that `frames` mel frames (10 ms each) become: 200 give 50."""
-    halved = (frames + 1) // 2
-    return (halved + 1) // 2
-
-
-def padded_patches(tokens: int, pooling_kernel_size: int) -> int:
-    """Patches the image and video processors pad to when at most `tokens` soft tokens are asked for.
-
-    280 tokens mean 2520 patches; 64 tokens (a square video frame) are what a budget of 70, 630 patches, holds.
-
-    Raises:
-        RecipeError: more tokens than any budget holds.
-    """
-    budget = next((budget for budget in SOFT_TOKEN_BUDGETS if budget >= tokens), None)
-    if budget is None:
-        raise RecipeError(f"tokens is {tokens}, but Gemma 4 has no images above {SOFT_TOKEN_BUDGETS[-1]}")
-    return budget * pooling_kernel_size**2

@@ -162,4 +162,3 @@ def _write_table(job: Job, checkpoint: Checkpoint, stem: str, tensor: str, shape
         must_equal=twin,
         progress=report,
     )
-

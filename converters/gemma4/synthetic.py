@@ -7,9 +7,11 @@ transformers creates its modules in.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -271,3 +273,20 @@ def _save_processors(directory: Path) -> None:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """`python -m converters.gemma4.synthetic DIR [--size SIZE] [--seed N]`: what the demo converts."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("directory", type=Path, help="an empty or new directory")
+    parser.add_argument("--size", choices=sorted(SIZES), default="e4b-small")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    try:
+        make_checkpoint(given.directory, size=given.size, seed=given.seed)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -16,52 +16,11 @@ from torch import Tensor, nn
 
 from converters.checkpoint import Checkpoint
 from converters.gemma4.config import Gemma4Config, VisionConfig
-from converters.gemma4.encoder_layers import MASKED, ClippedLinear, Named, below, build_layers, read_named
-from converters.gemma4.encoder_tensors import (
-    VISION,
-    VISION_PROJECTION,
-    padded_patches,
-    patch_values,
-    vision_shapes,
-)
+from converters.gemma4.encoder_interface import Grid
+from converters.gemma4.encoder_layers import MASKED, ClippedLinear, Named, below, build_layers, read_weights
+from converters.gemma4.encoder_tensors import VISION, VISION_PROJECTION, vision_shapes
 from converters.gemma4.layers import RMSNorm, rms_normalize
 from converters.recipe import RecipeError
-
-PADDING = -1
-"""Both coordinates of a patch that only fills up the input."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """The fixed number of patches an encoder takes.
-
-    Attributes:
-        patches: patches, padding included.
-        tokens: soft tokens that come out.
-        kernel: side of the square of patches that become one token.
-        is_padded: patches at `PADDING` may occur.
-    """
-
-    patches: int
-    tokens: int
-    kernel: int
-    is_padded: bool
-
-
-def full_grid(vision: VisionConfig, tokens: int) -> Grid:
-    """A grid without padding: 256 tokens are 2304 patches, 48 x 48 of them in a square image."""
-    kernel = vision.pooling_kernel_size
-    return Grid(tokens * kernel**2, tokens, kernel, is_padded=False)
-
-
-def padded_grid(vision: VisionConfig, tokens: int) -> Grid:
-    """What Gemma 4's image and video processors produce, padded to their budget; see `padded_patches`.
-
-    Raises:
-        RecipeError: more tokens than any budget holds.
-    """
-    kernel = vision.pooling_kernel_size
-    return Grid(padded_patches(tokens, kernel), tokens, kernel, is_padded=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +151,11 @@ class VisionEncoder(nn.Module):
         x, y = pixel_position_ids[..., 0], pixel_position_ids[..., 1]
         mask, keep = None, None
         if self.grid.is_padded:
-            padding = (x < 0).to(pixel_values.dtype)
+            padding = (x < 0).to(self.input_weight.dtype)
             mask, keep = (padding * MASKED)[:, None, None, :], 1.0 - padding
             zero = torch.zeros_like(x)
             x, y = torch.maximum(x, zero), torch.maximum(y, zero)
-        hidden = F.linear(2.0 * pixel_values - 1.0, self.input_weight)
+        hidden = F.linear(2.0 * pixel_values.to(self.input_weight.dtype) - 1.0, self.input_weight)
         hidden = hidden + (F.embedding(x, self.x_table) + F.embedding(y, self.y_table))
         x_axis, y_axis = F.embedding(x, self.axis_table), F.embedding(y, self.axis_table)
         rotary = self.rotary(x_axis, y_axis)
@@ -236,16 +195,5 @@ def load_vision(checkpoint: Checkpoint, config: Gemma4Config, grid: Grid) -> Vis
     if config.vision is None:
         raise RecipeError(f"{checkpoint.directory} has no vision tower (vision_config is missing)")
     shapes = vision_shapes(config.vision, config.text.hidden_size)
-    tower = read_named(checkpoint, shapes, VISION)
-    projection = checkpoint.tensor(VISION_PROJECTION, shapes[VISION_PROJECTION]).to(torch.float32)
-    return VisionEncoder(config.vision, grid, tower, projection).eval()
-
-
-def example_inputs(vision: VisionConfig, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Inputs for tracing: a grey image, one kernel high."""
-    width = grid.patches // grid.kernel
-    index = torch.arange(width * grid.kernel)
-    positions = torch.full((1, grid.patches, 2), PADDING, dtype=torch.int32)
-    positions[0, : len(index), 0] = (index % width).to(torch.int32)
-    positions[0, : len(index), 1] = torch.div(index, width, rounding_mode="floor").to(torch.int32)
-    return torch.full((1, grid.patches, patch_values(vision)), 0.5), positions
+    named = read_weights(checkpoint, shapes)
+    return VisionEncoder(config.vision, grid, below(named, VISION), named[VISION_PROJECTION]).eval()

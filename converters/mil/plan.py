@@ -64,6 +64,7 @@ class Plan:
         outputs: registers of the results.
         output_types: their declared types.
         late: constants that are results themselves.
+        constants: all named constants, also those that came from computing on constants.
         always_check: compare every run's results with the declared types, not only the first run's.
     """
 
@@ -74,6 +75,7 @@ class Plan:
     outputs: tuple[int, ...]
     output_types: tuple[ValueType, ...]
     late: tuple[tuple[int, Constant], ...] = ()
+    constants: Mapping[str, Constant] = field(default_factory=dict)
     always_check: bool = False
     _checked: bool = field(default=False, init=False)
 
@@ -238,6 +240,7 @@ class _Compiler:
             outputs=registers,
             output_types=tuple(operand.type for operand in outputs),
             late=tuple((o.register, o.constant) for o in outputs if o.constant is not None),
+            constants={name: o.constant for name, o in self._names.items() if o.constant is not None},
             always_check=self._settings.always_check,
         )
 
@@ -325,7 +328,9 @@ class _Compiler:
         rounds = [rounding(t.dtype) if isinstance(t, TensorType) else None for t in types]
         if not any(rounds):
             return kernel
-        return partial(_round_one, kernel, rounds[0]) if len(rounds) == 1 else partial(_round_all, kernel, rounds)
+        if len(rounds) == 1 and rounds[0] is not None:
+            return partial(_round_one, kernel, rounds[0])
+        return partial(_round_all, kernel, rounds)
 
     def _fold(self, operation: Operation, bound: Bound, kernel: Kernel) -> bool:
         """Makes the results constants if all operands are; whether it did."""

@@ -208,8 +208,8 @@ def load_package(path: Path) -> Package:
 
 __all__ = [
     "Argument",
-    "Block",
     "BlobRef",
+    "Block",
     "DType",
     "Feature",
     "Function",

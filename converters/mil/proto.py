@@ -17,11 +17,11 @@ from typing import Any, cast
 import numpy as np
 
 from converters.mil.blob import unpack
-from converters.mil.errors import ProgramError
+from converters.mil.errors import MilError, ProgramError
 from converters.mil.program import (
     Argument,
-    Block,
     BlobRef,
+    Block,
     Feature,
     Function,
     Interface,
@@ -64,7 +64,7 @@ _IMAGE_CHANNELS = {"GRAYSCALE": 1, "GRAYSCALE_FLOAT16": 1, "RGB": 3, "BGR": 3}
 
 @cache
 def schema(name: str) -> ModuleType:
-    """coremltools' generated module `name`, e.g. `MIL_pb2`, without the messages its import logs.
+    """The generated module `name` of coremltools, e.g. `MIL_pb2`, without the messages its import logs.
 
     Raises:
         ProgramError: coremltools is not installed.
@@ -101,7 +101,7 @@ def read_mlpackage(path: Path) -> Package:
 
 
 def schema_error() -> type[Exception]:
-    """protobuf's error for bytes that are no message."""
+    """The error of protobuf for bytes that are no message."""
     from google.protobuf.message import DecodeError
 
     return cast("type[Exception]", DecodeError)
@@ -239,19 +239,24 @@ def _named(named: Message) -> Named:
 
 
 def _operation(operation: Message) -> Operation:
-    inputs: dict[str, tuple[Argument, ...]] = {
-        name: tuple(map(_argument, argument.arguments)) for name, argument in sorted(operation.inputs.items())
-    }
-    name = ""
-    for key, attribute in sorted(operation.attributes.items()):
-        value = _value(attribute)
-        if key == "name":
-            name = scalar_string(value) or ""
-        elif key in inputs:
-            raise ProgramError(f"{operation.type}: {key!r} is given both as input and as attribute")
-        else:
-            inputs[key] = (value,)
-    outputs = tuple(map(_named, operation.outputs))
+    try:
+        inputs: dict[str, tuple[Argument, ...]] = {
+            name: tuple(map(_argument, argument.arguments))
+            for name, argument in sorted(operation.inputs.items())
+        }
+        name = ""
+        for key, attribute in sorted(operation.attributes.items()):
+            value = _value(attribute)
+            if key == "name":
+                name = scalar_string(value) or ""
+            elif key in inputs:
+                raise ProgramError(f"{key!r} is given both as input and as attribute")
+            else:
+                inputs[key] = (value,)
+        outputs = tuple(map(_named, operation.outputs))
+    except MilError as error:
+        label = operation.outputs[0].name if operation.outputs else "without outputs"
+        raise ProgramError(f"{operation.type} {label!r}: {error}") from error
     if not name and outputs:
         name = outputs[0].name
     return Operation(operation.type, name, inputs, outputs, tuple(map(_block, operation.blocks)))

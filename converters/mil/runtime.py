@@ -97,8 +97,8 @@ class Model:
             function: its name, None for the package's default.
             arithmetic: in both cases inputs and weights have the values of their declared types, every
                 operation computes in float32, and outputs are given in their declared types. `fp32` keeps
-                results between operations unrounded, which shows whether the program computes the right
-                thing; `fp16` rounds every fp16 result to fp16, which shows what precision that leaves. An
+                results between operations (and in states) unrounded, which shows whether the program
+                computes the right thing; `fp16` rounds every fp16 result to fp16, which shows what precision that leaves. An
                 operation with inner steps (softmax, layer_norm, conv) is rounded once, at its end.
             weights: `keep` holds a weight's float32 tensor once it was used; `drop` makes large ones anew
                 each time, for less memory and more time. Or the `Weights` of another model of the package.
@@ -148,6 +148,23 @@ class Model:
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs."""
         return tuple(feature.name for feature in self.interface.outputs)
+
+    def constant(self, name: str) -> Array:
+        """The value of a constant of the function: a literal, a decompressed weight, or what follows from them.
+
+        Args:
+            name: as the program has it, e.g. what a `conv` names as its `weight`.
+
+        Returns:
+            A fresh array; floating-point types as float32, which holds fp16 and bf16 values exactly.
+
+        Raises:
+            InputError: no such constant.
+        """
+        found = self._plan.constants.get(name)
+        if found is None:
+            raise InputError(f"function {self.function_name!r} has no constant {name!r}")
+        return np.array(found.peek().numpy(), copy=True)
 
     def make_state(self) -> State:
         """A fresh state, all zeros; empty for a model without states."""

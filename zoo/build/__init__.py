@@ -1,1 +1,1 @@
-"""From a checkpoint to a bundle: steps keyed by what decides their bytes, cached, run by workers, assembled by links."""
+"""From a checkpoint to a bundle: steps keyed by what decides their bytes, run by workers, assembled by links."""

@@ -184,6 +184,7 @@ def assemble(graph: Graph, assembly: Assembly, digests: DigestCache) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):
+            _recover(folder)
             refuse_foreign(folder)
             remove_tree(beside)
             _fill(beside, assembly.wanted, digests)
@@ -216,20 +217,31 @@ def _swap(new: Path, current: Path) -> None:
         new.rename(current)
     elif not _exchange(new, current):
         # No atomic exchange on this file system: for an instant the old build is under a third name only.
-        aside = current.with_name(f".{current.name}.old")
-        remove_tree(aside)
+        aside = _aside(current)
         current.rename(aside)
         new.rename(current)
         aside.rename(new)
 
 
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _recover(folder: Path) -> None:
+    """Undo a swap that was killed halfway."""
+    aside = _aside(folder)
+    if aside.is_dir() and not folder.exists():
+        aside.rename(folder)
+    remove_tree(aside)
+
+
 def _exchange(one: Path, other: Path) -> bool:
     """Exchange two names atomically; False where the system or the file system cannot."""
-    libc = ctypes.CDLL(None if sys.platform != "darwin" else "libSystem.dylib", use_errno=True)
     first, second = os.fsencode(one), os.fsencode(other)
     try:
+        libc = ctypes.CDLL("libSystem.dylib" if sys.platform == "darwin" else None, use_errno=True)
         if sys.platform == "darwin":
             return bool(libc.renamex_np(first, second, RENAME_SWAP) == 0)
         return bool(libc.renameat2(AT_FDCWD, first, AT_FDCWD, second, RENAME_EXCHANGE) == 0)
-    except AttributeError:
+    except (AttributeError, OSError, TypeError):  # an old C library, or Windows
         return False

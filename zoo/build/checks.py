@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
 from zoo.build.cache import regular_files
-from zoo.build.graph import Graph, Step, is_model_file
+from zoo.build.graph import CONTEXT_LENGTH, Graph, Step, context_lengths, is_model_file
 from zoo.documents import parse_json
 from zoo.errors import ConversionError, ZooError
 from zoo.paths import MODEL_SUFFIXES, check_bundle_path, check_no_clashes, model_folder
@@ -17,7 +17,6 @@ WEIGHT_REFERENCE = b"@model_path/weights/weight.bin"
 """How an mlprogram names its weight file (coremltools' `BlobFileValue.fileName`)."""
 
 MODEL_CONFIG = "model_config.json"
-CONTEXT_LENGTH = "context_length"
 
 
 def check_step_output(step: Step, output: Path) -> list[str]:
@@ -120,17 +119,13 @@ def check_bundle(graph: Graph, folder: Path, owners: Mapping[str, str]) -> None:
         owners: component of every file, by bundle path.
 
     Raises:
-        ConversionError: a required component without files, or a context length that differs between components.
+        ConversionError: a required component without files, or a `model_config.json` with another context length.
     """
     present = set(owners.values())
     for placement in graph.placements:
         if placement.part.required and placement.part.name not in present:
             raise ConversionError(f"{graph.entry.id}: required component {placement.part.name} has no files")
-    lengths = {step.id: step.parameters[CONTEXT_LENGTH] for step in graph.steps if CONTEXT_LENGTH in step.parameters}
-    if len(set(lengths.values())) > 1:
-        said = ", ".join(f"{name} {length}" for name, length in sorted(lengths.items()))
-        raise ConversionError(f"{graph.entry.id}: components disagree on {CONTEXT_LENGTH}: {said}")
-    _check_model_config(graph.entry.id, folder / MODEL_CONFIG, set(lengths.values()))
+    _check_model_config(graph.entry.id, folder / MODEL_CONFIG, set(context_lengths(graph).values()))
 
 
 def _check_model_config(entry: str, path: Path, lengths: Collection[object]) -> None:

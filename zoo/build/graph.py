@@ -6,6 +6,7 @@ entry's step, under the same key, from the same cached output, byte for byte.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -19,6 +20,10 @@ from zoo.paths import MODEL_SUFFIXES
 
 if TYPE_CHECKING:
     from converters.recipe import Recipe
+
+
+CONTEXT_LENGTH = "context_length"
+"""The parameter that all components of a bundle which have it must agree on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,7 @@ def make_graph(catalog: Catalog, entry_id: str, find_family: FindFamily = load_f
     Raises:
         UnknownEntry: no such entry.
         InvalidDocument: an unknown recipe, an unknown parameter or one of another type, a share that does not fit
-            its origin: file, component, key.
+            its origin, components with different context lengths: file, component, key.
     """
     entry = catalog.get(entry_id)
     placements: list[Placement] = []
@@ -109,7 +114,17 @@ def make_graph(catalog: Catalog, entry_id: str, find_family: FindFamily = load_f
         step = _make_step(origin, part.origin_name, catalog, find_family)
         _check_fits(part, step, f"{catalog.directory / entry.id}.toml: component {part.name}")
         placements.append(Placement(part, step))
-    return Graph(entry, tuple(placements), tuple(not_built))
+    graph = Graph(entry, tuple(placements), tuple(not_built))
+    lengths = context_lengths(graph)
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{name} {length}" for name, length in sorted(lengths.items()))
+        raise InvalidDocument(f"{catalog.directory / entry.id}.toml: components disagree on {CONTEXT_LENGTH}: {said}")
+    return graph
+
+
+def context_lengths(graph: Graph) -> dict[str, Parameter]:
+    """The context length of every step that has one, by step id."""
+    return {step.id: step.parameters[CONTEXT_LENGTH] for step in graph.steps if CONTEXT_LENGTH in step.parameters}
 
 
 def _why_not_built(part: Part, origin: Entry, entry: Entry) -> str | None:
@@ -171,6 +186,8 @@ def _as_type_of(default: Parameter, value: Parameter, where: str) -> Parameter:
         return float(value)
     if type(default) is not type(value):
         raise InvalidDocument(f"{where}: expected {type(default).__name__}, found {type(value).__name__} {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidDocument(f"{where}: {value} is no number a recipe can use")
     return value
 
 

@@ -81,8 +81,8 @@ def difference(old: Inputs, new: Inputs) -> str:
         reasons.append(f"recipe version: {old.version} -> {new.version}")
     if old.path != new.path:
         reasons.append(f"path: {old.path} -> {new.path}")
-    reasons += _changes("", old.parameters, new.parameters)
-    reasons += _changes("", old.libraries, new.libraries)
+    reasons += _changes(old.parameters, new.parameters)
+    reasons += _changes(old.libraries, new.libraries)
     for noun, before, after in (("tensor", old.tensors, new.tensors), ("file", old.files, new.files)):
         changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
         if changed:
@@ -92,10 +92,10 @@ def difference(old: Inputs, new: Inputs) -> str:
     return shown + (f"; and {len(reasons) - MAX_REASONS} more" if len(reasons) > MAX_REASONS else "")
 
 
-def _changes(prefix: str, old: Mapping[str, Parameter], new: Mapping[str, Parameter]) -> list[str]:
+def _changes(old: Mapping[str, Parameter], new: Mapping[str, Parameter]) -> list[str]:
     absent = "none"
     return [
-        f"{prefix}{name}: {old.get(name, absent)} -> {new.get(name, absent)}"
+        f"{name}: {old.get(name, absent)} -> {new.get(name, absent)}"
         for name in sorted({*old, *new})
-        if name not in old or name not in new or (type(old[name]), old[name]) != (type(new[name]), new[name])
+        if name not in old or name not in new or repr(old[name]) != repr(new[name])  # 1, 1.0 and True differ
     ]

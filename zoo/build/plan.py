@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +11,7 @@ from zoo.build.cache import CachedStep, Damaged, StepCache
 from zoo.build.graph import Graph, Step
 from zoo.build.keys import Inputs, difference, step_inputs, step_key
 from zoo.build.recipes import Family, FindFamily, load_family
-from zoo.build.tensor_digests import Identity, TensorDigestCache, file_digests, shard_identity, tensor_digests
+from zoo.build.tensor_digests import Identity, TensorDigestCache, file_digests, file_identity, tensor_digests
 from zoo.catalog import unknown
 from zoo.errors import ConversionError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 State = Literal["cached", "run"]
 BUILT = "built before"
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,9 @@ class BuildPlan:
         checkpoint: the checkpoint directory.
         steps: in manifest order.
         tensors: digests of every tensor the steps read.
-        shards: identity of every shard when its digests were taken.
+        config_sha256: digest of `config.json`.
+        sources: identity of every file of the checkpoint that was read, from before it was.
+        forced: selected steps run even if their outputs are cached.
     """
 
     graph: Graph
@@ -71,9 +74,8 @@ class BuildPlan:
     steps: tuple[PlannedStep, ...]
     tensors: Mapping[str, str]
     config_sha256: str
-    shards: Mapping[Path, Identity]
+    sources: Mapping[Path, Identity]
     forced: bool = False
-    sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def to_run(self) -> tuple[PlannedStep, ...]:
@@ -86,13 +88,13 @@ class BuildPlan:
         return all(planned.state == "cached" or planned.selected for planned in self.steps)
 
     def check_unchanged(self) -> None:
-        """Raise when a shard is not the one the keys were computed for.
+        """Raise when a file of the checkpoint is not the one the keys were computed for.
 
         Raises:
-            ConversionError: naming the shard.
+            ConversionError: naming the file.
         """
-        for path, identity in self.shards.items():
-            if shard_identity(path) != identity:
+        for path, identity in self.sources.items():
+            if file_identity(path) != identity:
                 raise ConversionError(f"{path}: changed during the build", hint="build again")
 
     def to_json(self) -> dict[str, Any]:
@@ -155,11 +157,13 @@ def plan_build(
     needs = _check_fits(graph, checkpoint, find_family)
     wanted = {name for need in needs.values() for name in need.tensors}
     sizes = {name: info.end - info.start for name in wanted if (info := checkpoint.info(name))}
-    shards = {directory / checkpoint.info(name).file for name in wanted}
-    identities = {path: shard_identity(path) for path in sorted(shards)}
+    wanted_files = {CONFIG, *(file for need in needs.values() for file in need.files)}
+    shards = {checkpoint.info(name).file for name in wanted}
+    identities = {
+        path: file_identity(path) for name in sorted(shards | wanted_files) if (path := directory / name).is_file()
+    }
     on_total(sum(sizes.values()))
     digests = tensor_digests(checkpoint, wanted, tensors, on_bytes=on_bytes)
-    wanted_files = {"config.json", *(file for need in needs.values() for file in need.files)}
     files = file_digests(checkpoint, wanted_files, cache.digests)
     planned = [
         _plan_step(
@@ -178,8 +182,8 @@ def plan_build(
         checkpoint=directory,
         steps=tuple(planned),
         tensors=digests,
-        config_sha256=files["config.json"],
-        shards=identities,
+        config_sha256=files[CONFIG],
+        sources=identities,
         forced=force,
     )
 

@@ -17,7 +17,7 @@ from zoo.build.resources import usable_cores, worker_environment
 from zoo.errors import DiskError
 
 POLL_SECONDS = 0.25
-"""How often a wait looks up: for Ctrl-C on systems whose waits cannot be interrupted, and for locks of other builds."""
+"""How often a wait looks up: for Ctrl-C where waits cannot be interrupted, and for locks of other builds."""
 
 
 @dataclass(frozen=True, slots=True)

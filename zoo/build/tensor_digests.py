@@ -31,7 +31,7 @@ _SCHEMA = (
 )
 
 
-def shard_identity(path: Path) -> Identity:
+def file_identity(path: Path) -> Identity:
     """What changes when somebody rewrites the file.
 
     Raises:
@@ -137,7 +137,7 @@ def _digest_shard(
     on_bytes: Callable[[int], None],
 ) -> dict[str, str]:
     path = checkpoint.directory / shard
-    before = shard_identity(path)
+    before = file_identity(path)
     known = cache.of_shard(before)
     found = {info.name: known[info.start, _form(info)] for info in infos if (info.start, _form(info)) in known}
     missing = sorted((info for info in infos if info.name not in found), key=lambda info: info.start - info.end)
@@ -153,7 +153,7 @@ def _digest_shard(
             fresh = dict(zip(missing, pool.map(digest, missing), strict=True))
     except OSError as error:
         raise DiskError(f"{path}: cannot be read: {error.strerror}") from None
-    if shard_identity(path) != before:
+    if file_identity(path) != before:
         raise ConversionError(f"{path}: changed while it was read", hint="wait until it is complete and build again")
     if fresh and time.time_ns() - before[3] >= SETTLE_NS:
         cache.remember(before, {(info.start, _form(info)): value for info, value in fresh.items()})

@@ -7,6 +7,7 @@ log. The worker ends when its standard input does, also in the middle of a job: 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import gc
@@ -61,6 +62,7 @@ def run_job(message: dict[str, Any], send: Send) -> None:
     with Path(message["log"]).open("w", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    _forget_peak()
     try:
         send(_convert(message, send))
     except Exception as error:  # noqa: BLE001 - whatever a converter raises belongs into the log and the report
@@ -125,7 +127,20 @@ def _flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def _forget_peak() -> None:
+    """Start measuring anew, so that a job is not blamed for the one before it. Linux only."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
+
+
 def _peak_bytes() -> int:
+    """Peak resident size of this job; where that cannot be told apart, of the worker so far; 0 if unknown."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
     try:
         import resource
     except ImportError:

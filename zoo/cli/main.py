@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from zoo import __version__
-from zoo.cli import ls, show, swift
+from zoo.cli import build, demo, lock, ls, pull, push, serve, show, swift, verify
 from zoo.cli.output import print_error, say
 from zoo.errors import INTERRUPTED_EXIT_CODE, DiskError, ZooError
 
@@ -29,7 +29,14 @@ app = typer.Typer(
 COMMANDS: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("ls", ls.ls),
     ("show", show.show),
+    ("build", build.build),
+    ("lock", lock.lock),
+    ("verify", verify.verify),
+    ("push", push.push),
+    ("pull", pull.pull),
     ("swift", swift.swift),
+    ("serve", serve.serve),
+    ("demo", demo.demo),
 )
 for _name, _function in COMMANDS:
     app.command(_name)(_function)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import signal
-import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zoo.cli.output import print_report, say
 from zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,8 +44,11 @@ def serve(
 ) -> None:
     """Serve a Hub from a folder: the stock `hf` client, `zoo push` and `zoo pull` work with it.
 
-    Example: `zoo serve ~/hub`, then in another shell
-    `HF_ENDPOINT=http://127.0.0.1:8750 hf download me/gemma4-e4b`.
+    \b
+    Examples:
+      zoo serve ~/hub
+      HF_ENDPOINT=http://127.0.0.1:8750 hf download me/gemma4-e4b
+      ZOO_SERVE_TOKEN=secret zoo serve ~/hub --port 0 --for 600
     """
     check_host(host, allow_remote=allow_remote)
     from zoo.hub_server.process import check_serve_extra, running_hub
@@ -56,7 +60,7 @@ def serve(
         with running_hub(directory, port=port, host=host, settings=settings_for(token or [])) as hub:
             _say(hub, needs_token=bool(token))
             stop.wait(seconds)
-        print("stopped", file=sys.stderr)
+        say("stopped")
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -93,7 +97,7 @@ def settings_for(tokens: list[str]) -> HubSettings:
     return HubSettings(access=Access({token: Account(OPEN_HUB_USER) for token in tokens}))
 
 
-def _setter(stop: threading.Event) -> object:
+def _setter(stop: threading.Event) -> Callable[[int, FrameType | None], None]:
     def handle(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
@@ -111,4 +115,4 @@ def _say(hub: RunningHub, *, needs_token: bool) -> None:
         "",
         "Ctrl-C stops it; the folder keeps everything.",
     ]
-    print("\n".join(lines), flush=True)
+    print_report("\n".join(lines))

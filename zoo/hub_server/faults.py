@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import threading
 from collections import deque
@@ -24,6 +25,8 @@ LOG_LENGTH = 100_000
 
 SLOW_PIECES_PER_S = 20
 """Under a bandwidth limit a body goes out in this many pieces a second."""
+
+_logger = logging.getLogger(__name__)
 
 _CONTENT_RANGE = re.compile(rb"bytes (\d+)-")
 
@@ -193,6 +196,10 @@ def observed(app: ASGIApp, faults: Faults, log: RequestLog) -> ASGIApp:
             await wire.run(app)
         except _ConnectionCut:
             await wire.break_off()
+        except Exception:
+            # The client gets a bare 500; who runs the Hub should see why.
+            _logger.exception("%s %s failed", scope["method"], path)
+            raise
         finally:
             log.add(wire.exchange(path))
 

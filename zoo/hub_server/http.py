@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from zoo.hub_server.access import Account
-from zoo.hub_server.errors import Refusal, bad_request, too_large
+from zoo.hub_server.errors import Refusal, bad_request, forbidden, too_large
 from zoo.hub_server.names import REPO_KINDS
 from zoo.hub_server.records import RepoId
 from zoo.hub_server.settings import HubSettings
@@ -125,6 +125,10 @@ async def dispatch(hub: Hub, routes: Sequence[Route], request: Request) -> Respo
     try:
         route, names = _find(routes, request)
         account = hub.settings.access.identify(request.headers.get("authorization"))
+        if request.method not in ("GET", "HEAD") and "origin" in request.headers:
+            # No Hub client sends one. A web page that was opened in a browser does, and must not write to a Hub
+            # on loopback that asks for no token.
+            raise forbidden("This Hub takes no changes from web pages.")
         if route.writes:
             hub.settings.access.check_write(account)
         if route.streaming is not None:

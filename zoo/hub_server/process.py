@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import socket
 import threading
 import time
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 
+MAX_PORT = 65535
+
 START_LIMIT_S = 20.0
 """Longest wait for a thread that has nothing to do but listen; a loaded CI machine needs a second."""
 
-GRACE_S = 2
+GRACE_S = 1
 """How long answers under way may take when the Hub stops."""
 
 STOP_LIMIT_S = 15.0
@@ -110,14 +113,12 @@ def check_serve_extra() -> None:
     Raises:
         MissingExtra: Starlette or uvicorn is not installed.
     """
-    try:
-        import starlette
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra(
-            f"a Hub needs {error.name}, which is not installed", hint="pip install 'zoo[serve]'"
-        ) from None
-    assert starlette is not None
+    for name in ("starlette", "uvicorn"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            message = f"a Hub needs {name}, which is not installed"
+            raise MissingExtra(message, hint="pip install 'zoo[serve]'") from None
 
 
 @contextlib.contextmanager
@@ -142,6 +143,8 @@ def _owned(directory: Path, store: Store) -> Iterator[None]:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= MAX_PORT:
+        raise UsageError(f"port {port} is not a port", hint=f"0 to {MAX_PORT}")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
@@ -151,8 +154,6 @@ def _listen(host: str, port: int) -> socket.socket:
         if error.errno == errno.EACCES:
             raise UsageError(f"port {port} needs more rights", hint="choose one above 1023") from None
         raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
-    except OverflowError:
-        raise UsageError(f"port {port} is not a port", hint="0 to 65535") from None
 
 
 def _endpoint(listener: socket.socket, host: str) -> str:

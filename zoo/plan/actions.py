@@ -30,7 +30,8 @@ class Link:
         size: bytes.
         sha256: what they must be.
         origin: an absolute path outside the folder, or (with `inside`) a bundle path in the same folder.
-        inside: the origin is a file of the same folder, kept or fetched by this plan.
+        inside: the origin is a file of the same folder: there now, even if this plan replaces or deletes it, or
+            fetched by this plan.
     """
 
     kind: ClassVar[ActionKind] = "link"

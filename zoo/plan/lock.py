@@ -240,9 +240,7 @@ def with_known(lock: Lock, known: Lock, *, sources: bool = True) -> Lock:
         old = None if file.sha256 is None else by_digest.get(file.sha256)
         if old is not None:
             added = [source for source in old.sources if source not in file.sources] if sources else []
-            file = msgspec.structs.replace(
-                file, xxh3=file.xxh3 or old.xxh3, sources=(*file.sources, *added)
-            )
+            file = msgspec.structs.replace(file, xxh3=file.xxh3 or old.xxh3, sources=(*file.sources, *added))
         files.append(file)
     same = not difference(known, lock)
     provenance = lock.provenance or (known.provenance if same else {})

@@ -36,7 +36,7 @@ class PullRequest:
     entry: str
     lock: Lock
     files: tuple[LockedFile, ...]
-    selection: Selection = Selection()
+    selection: Selection = field(default_factory=Selection)
     others: Mapping[str, Lock] = field(default_factory=dict)
 
 

@@ -1,4 +1,4 @@
-"""Small files that make a repo good to land on: model card, `zoo.json`, `NOTICE`. The same bundle gives the same bytes."""
+"""Files that make a repo good to land on: model card, `zoo.json`, `NOTICE`. The same bundle gives the same bytes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ MARKER = "<!-- written by `zoo push`; without this line it is left alone -->"
 
 NOTICE_MARKER = "Written by `zoo push`; without this line it is left alone."
 
+CARD = "README.md"
+NOTICE = "NOTICE"
+INDEX = "zoo.json"
+
 CARD_SCHEMA = 1
 """Of `zoo.json`; raised when a reader of an older one would misread it."""
 
 HUB_LICENSES = frozenset({"apache-2.0", "mit", "gemma", "llama3.1", "llama3.2", "llama3.3", "cc-by-4.0", "openrail"})
 """Licence tags the Hub knows and that models here have; another licence is shown as `other` with its name."""
 
-GEMMA_TERMS = (
-    "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
-)
+GEMMA_TERMS = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
 """The sentence that section 3.1 of the Gemma Terms of Use asks for in a file called Notice."""
 
 
@@ -40,11 +42,11 @@ def generated_files(entry: Entry, lock: Lock, repo: str, remote_paths: Mapping[s
         remote_paths: path in the repo by bundle path.
     """
     files = {
-        "README.md": model_card(entry, lock, repo).encode(),
-        "zoo.json": zoo_json(entry, lock, remote_paths),
+        CARD: model_card(entry, lock, repo).encode(),
+        INDEX: zoo_json(entry, lock, remote_paths),
     }
     if entry.manifest.checkpoint is not None:
-        files["NOTICE"] = notice(entry).encode()
+        files[NOTICE] = notice(entry).encode()
     return files
 
 
@@ -164,12 +166,12 @@ def _component_row(part: Part, files: tuple[LockedFile, ...]) -> str:
 def _instructions(entry: Entry, repo: str) -> str:
     folder = entry.manifest.folder
     steps = [
-        "With [zoo](https://pypi.org/project/zoo/), which takes over what is on this disk already and verifies the rest:",
+        "With `zoo`, which takes over what is on this disk already and verifies everything:",
         f"```sh\nzoo pull {entry.id}\n```",
         "With the Hugging Face client:",
         f"```sh\nhf download {repo} --local-dir {folder}\n```",
         "From Swift, with the catalog that `zoo swift` writes:",
-        f'```swift\nlet entry = ZooCatalog.entry("{entry.id}")\n```',
+        f'```swift\nlet entry = ZooCatalog.compiled.entry("{entry.id}")\n```',
     ]
     if entry.manifest.environment:
         settings = " ".join(f"{name}={value}" for name, value in sorted(entry.manifest.environment.items()))

@@ -114,27 +114,36 @@ class _Lines:
         self._guard = threading.Lock()
         self._total = 0
         self._done = 0
+        self._items: dict[str, list[int]] = {}
         self._last = time.monotonic()
 
     def start(self, item: str, total: int, done: int = 0) -> None:
-        del item
         with self._guard:
             self._total += total
             self._done += done
+            self._items[item] = [done, total]
 
     def advance(self, item: str, amount: int) -> None:
-        del item
         with self._guard:
             self._done += amount
+            if item in self._items:
+                self._items[item][0] += amount
             now = time.monotonic()
             if now - self._last < LINE_EVERY_SECONDS or not self._total:
                 return
             self._last = now
-            part = f"{human_bytes(self._done)} of {human_bytes(self._total)}, " if self._unit == "bytes" else ""
-            line = f"{self._title}: {part}{100 * self._done // self._total} %"
+            line = f"{self._title}: {self._state()}"
         self.say(line)
 
+    def _state(self) -> str:
+        if self._unit == "bytes":
+            return f"{human_bytes(self._done)} of {human_bytes(self._total)}, {100 * self._done // self._total} %"
+        # Steps begin one after another, so the sum over those begun says nothing about all of them.
+        return ", ".join(f"{item} {100 * done // max(1, total)} %" for item, (done, total) in self._items.items())
+
     def finish(self, item: str, note: str = "") -> None:
+        with self._guard:
+            self._items.pop(item, None)
         if note:
             self.say(f"{self._title}: {item} {note}")
 

@@ -96,7 +96,7 @@ def mismatch(file: LockedFile, actual: str, url: str, what: str) -> DigestMismat
     """The error for bytes that are not what the lock says."""
     return DigestMismatch(
         f"{file.path}: {what}: expected sha256 {file.sha256}, found {actual} ({url})",
-        hint="nothing was installed; try again or another --endpoint. If it stays, the lock or the Hub's copy is wrong",
+        hint="nothing was installed; try again, or another --endpoint. If it stays, the lock or the Hub's copy is bad",
     )
 
 

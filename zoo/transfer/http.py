@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from zoo import __version__
 from zoo.digests import Digests
-from zoo.errors import HubError, UsageError, ZooError
+from zoo.errors import DigestMismatch, HubError, UsageError, ZooError
 from zoo.events import Progress, Silent
 from zoo.lock import LockedFile, Source
 from zoo.transfer.answers import TryAgain, bytes_to_skip, check_announced_digest, mismatch, wrong_size
@@ -203,7 +203,12 @@ class HttpFetcher:
                     url=order.url,
                     have=have,
                 )
-                order.arriving.etag = response.headers.get("ETag")
+                etag = response.headers.get("ETag")
+                if skip and order.file.sha256 is None and (etag is None or etag != order.arriving.etag):
+                    # Without a digest nothing would notice that the two parts are of different files.
+                    order.start_again(f"{order.file.path}: may have changed on the Hub")
+                    skip = 0
+                order.arriving.etag = etag
                 self._stream(response, order, skip)
         except requests.exceptions.SSLError as error:
             raise Unreachable(
@@ -314,5 +319,5 @@ def _cause(error: BaseException) -> str:
         if not isinstance(following, BaseException):
             break
         seen = following
-    words = str(seen).rpartition(": ")[2] or type(seen).__name__
+    words = str(seen).rpartition(": ")[2].rpartition("] ")[2] or type(seen).__name__
     return words[:160]

@@ -8,6 +8,7 @@ something, progress goes to `zoo.events.Progress`, and errors are one line.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import time
 import warnings
@@ -329,10 +330,10 @@ class HubClient:
         The stock client decides by what is installed here and fails at servers without xet (huggingface_hub#4786).
         """
         from huggingface_hub import constants
-        from huggingface_hub.utils import is_xet_available
 
         before = constants.HF_HUB_DISABLE_XET
-        xet = is_xet_available() and self._has_xet(repo, branch)
+        installed = importlib.util.find_spec("hf_xet") is not None
+        xet = installed and not before and self._has_xet(repo, branch)
         constants.HF_HUB_DISABLE_XET = not xet
         try:
             yield xet

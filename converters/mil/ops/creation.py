@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 
 from converters.mil.ops.registry import op
@@ -73,6 +71,6 @@ def cumsum(site: Site) -> Bound:
         if exclusive:
             total = torch.roll(total, 1, axis)
             total.select(axis, 0).zero_()
-        return cast("torch.Tensor", torch.flip(total, (axis,)) if backward else total)
+        return torch.flip(total, (axis,)) if backward else total
 
     return site.bind(kernel, "x")

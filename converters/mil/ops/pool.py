@@ -115,6 +115,8 @@ def avg_pool(site: Site) -> Bound:
         inside = F.pad(ones, torch_padding(pads), value=1.0)
         bare = Window(window.spatial, window.sizes, window.strides, "custom", (0,) * len(pads), ceil=True)
         counted = _pooled(inside, bare, 0.0, lambda w: torch.sum(w, axes))[0]
-        return total / counted[(..., *(slice(0, size) for size in total.shape[2:]))]
+        for axis, size in enumerate(total.shape[2:]):
+            counted = counted.narrow(2 + axis, 0, size)
+        return total / counted
 
     return site.bind(kernel, "x")

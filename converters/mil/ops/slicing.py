@@ -51,7 +51,7 @@ def _index(begin: Sequence[int], end: Sequence[int], masks: _Masks) -> Index:
 
 
 def _reader(index: Index) -> Callable[[torch.Tensor], torch.Tensor]:
-    """torch has no negative steps: those axes are picked by position."""
+    """What reads a slice. Torch has no negative steps: those axes are picked by position."""
     backward = [i for i, part in enumerate(index) if isinstance(part, slice) and (part.step or 1) < 0]
     if not backward:
         return lambda x: x[index]

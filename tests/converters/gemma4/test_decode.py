@@ -1,0 +1,106 @@
+"""The text chunks against transformers, token by token, in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.converters.gemma4.text_engine import HIDDEN, Engine, Oracle
+
+pytestmark = pytest.mark.convert
+
+CONTEXT = 32
+LENGTH = 24  # three windows
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(params=["tiny_checkpoint", "tiny_e2b_checkpoint"])
+def checkpoint(request: pytest.FixtureRequest) -> Path:
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Path)
+    return found
+
+
+def some_tokens(count: int, seed: int = 3) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return [int(token) for token in torch.randint(10, 900, (count,), generator=generator)]
+
+
+def assert_same_token(oracle: Oracle, output: dict[str, Tensor], expected_hidden: Tensor) -> None:
+    assert (output["hidden_states_out"][0, 0] - expected_hidden).abs().max() < TOLERANCE
+    logits = oracle.logits(expected_hidden)
+    assert output["token_id"].tolist() == [int(logits.argmax())]
+    assert output["token_id"].dtype == torch.int32
+    assert abs(float(output["token_logit"]) - float(logits.max())) < TOLERANCE
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_decode_equals_transformers_past_the_window(checkpoint: Path, merged: bool) -> None:
+    engine = Engine.build(checkpoint, CONTEXT, merged=merged)
+    tokens = some_tokens(LENGTH)
+    expected = engine.oracle.hidden(torch.tensor([tokens]))[0]
+    assert engine.text.sliding_window * 2 < LENGTH
+    for position, token in enumerate(tokens):
+        assert_same_token(engine.oracle, engine.step(token), expected[position])
+
+
+def test_verify_equals_transformers_and_its_slices_continue(checkpoint: Path) -> None:
+    engine = Engine.build(checkpoint, CONTEXT, verify=3)
+    tokens = some_tokens(LENGTH, seed=4)
+    expected = engine.oracle.hidden(torch.tensor([tokens]))[0]
+    for token in tokens[:4]:
+        engine.step(token)
+    # drafted: 4, 5 are right and accepted, the third is not
+    outputs = engine.verify([*tokens[4:6], 7])
+    last = outputs[-1]
+    head = engine.verify_functions[-1].chunk.head
+    assert head is not None
+    with torch.no_grad():
+        normed = head.norm(last["hidden_states_out"])
+    assert (normed[0, :2] - expected[4:6]).abs().max() < TOLERANCE
+    assert last["token_ids"][0, :2].tolist() == engine.oracle.logits(expected[4:6]).argmax(-1).tolist()
+    engine.commit(outputs, 2)
+    for position in range(6, LENGTH):
+        assert_same_token(engine.oracle, engine.step(tokens[position]), expected[position])
+
+
+def test_verify_past_the_window_sees_what_its_interface_holds(checkpoint: Path) -> None:
+    """The sliding cache ends with the last draft, so earlier drafts lose the oldest rows of their window."""
+    draft, start = 3, 14
+    engine = Engine.build(checkpoint, CONTEXT, verify=draft)
+    tokens = some_tokens(start + draft, seed=5)
+    for token in tokens[:start]:
+        engine.step(token)
+    outputs = engine.verify(tokens[start:])
+    window, total = engine.text.sliding_window, start + draft
+    rows, columns = torch.arange(total)[:, None], torch.arange(total)[None]
+    causal = columns <= rows
+    oldest = torch.where(rows >= start, total - window, rows - window + 1)
+    masks = {
+        kind: torch.where(visible, 0.0, HIDDEN)[None, None]
+        for kind, visible in (("full_attention", causal), ("sliding_attention", causal & (columns >= oldest)))
+    }
+    expected = engine.oracle.hidden(torch.tensor([tokens]), masks)[0, start:]
+    head = engine.verify_functions[-1].chunk.head
+    assert head is not None
+    with torch.no_grad():
+        normed = head.norm(outputs[-1]["hidden_states_out"])[0]
+    assert (normed - expected).abs().max() < TOLERANCE
+    assert outputs[-1]["token_ids"][0].tolist() == engine.oracle.logits(expected).argmax(-1).tolist()
+
+
+def test_full_cache_rows_are_written_where_the_mask_says(tiny_checkpoint: Path) -> None:
+    engine = Engine.build(tiny_checkpoint, CONTEXT)
+    for token in some_tokens(3):
+        engine.step(token)
+    cache = engine.caches[0]["K_full_in"]
+    assert (cache[:, :, :3].abs().amax(dim=(1, 3)) > 0).all()
+    assert not cache[:, :, 3:].any()
+    sliding = engine.caches[0]["K_sliding_in"]
+    width = engine.text.head_dim
+    assert not sliding[:, :, :-3].any()
+    assert (sliding[:, :, -3:, :width].abs().amax(dim=(1, 3)) > 0).all()
+    assert not sliding[..., width:].any()

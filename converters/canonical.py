@@ -232,9 +232,7 @@ class _WeightFile:
             self.offsets[key] = _write(self._writer or self._open(), data_type, codes)
         return self.offsets[key]
 
-    def _palettize(
-        self, operation: Any, shape: tuple[int, ...], codes: np.ndarray[Any, Any], name: str
-    ) -> None:
+    def _palettize(self, operation: Any, shape: tuple[int, ...], codes: np.ndarray[Any, Any], name: str) -> None:
         """Turn a constant into `constexpr_lut_to_dense`, in place."""
         scheme = self.palettization
         assert scheme is not None

@@ -35,6 +35,7 @@ PASSES = (
     "common::noop_elimination",
     "common::const_elimination",
     "common::sanitize_input_output_names",
+    "common::fuse_transpose_matmul",  # else keys are transposed in memory, the largest operand of each layer
     "common::dedup_op_and_var_names",  # add_fp16_cast relies on unique names
     "common::add_fp16_cast",
     "common::update_output_dtypes",
@@ -106,7 +107,8 @@ def convert(function: Function, weights_dir: Path, passes: Sequence[str] = PASSE
     example = tuple(torch.zeros(item.shape, dtype=_torch_dtype(item)) for item in function.spec.inputs)
     with torch.no_grad(), quiet():
         # torch.export's frontend drops gelu's tanh form (coremltools 9.0), so: trace
-        traced = torch.jit.trace(function.module.eval(), example, check_trace=False)
+        trace: Any = torch.jit.trace
+        traced = trace(function.module.eval(), example, check_trace=False)
     with quiet(), _unchecked_passes():
         model = ct.convert(
             traced,
@@ -142,6 +144,8 @@ def _tensor_type(ct: Any, item: TensorSpec) -> Any:
 def quiet() -> Iterator[None]:
     """Silence what coremltools 9.0 says on every import and conversion, and nothing else.
 
+    Importing coremltools anywhere in the converters belongs inside this.
+
     Its logger warns about untested torch and scikit-learn versions and, on Linux, about the missing runtime
     library; it shows progress bars; torch deprecates `jit.trace`.
     """
@@ -170,7 +174,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    import tqdm
+    import tqdm  # type: ignore[import-untyped]
 
     original = tqdm.tqdm.__init__
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -113,10 +114,13 @@ class DigestCache:
             key = _identity(path.stat())
         except OSError:
             return None
-        with self._guard:
-            row = self._connection.execute(
-                "SELECT sha256, xxh3 FROM digests WHERE device=? AND inode=? AND size=? AND mtime_ns=?", key
-            ).fetchone()
+        try:
+            with self._guard:
+                row = self._connection.execute(
+                    "SELECT sha256, xxh3 FROM digests WHERE device=? AND inode=? AND size=? AND mtime_ns=?", key
+                ).fetchone()
+        except sqlite3.Error:
+            return None
         return Digests(key[2], row[0], row[1]) if row else None
 
     def put(self, path: Path, digests: Digests) -> None:
@@ -139,7 +143,8 @@ class DigestCache:
             self._store(status, digests)
 
     def _store(self, status: os.stat_result, digests: Digests) -> None:
-        with self._guard:
+        # A cache on a full disk, or one that somebody deleted meanwhile, must not stop what it serves.
+        with self._guard, suppress(sqlite3.Error):
             self._connection.execute(
                 "INSERT OR REPLACE INTO digests(device, inode, size, mtime_ns, sha256, xxh3) VALUES (?,?,?,?,?,?)",
                 (*_identity(status), digests.sha256, digests.xxh3),
@@ -176,7 +181,7 @@ def _open_database(path: Path) -> sqlite3.Connection:
         except (sqlite3.DatabaseError, OSError):
             if attempt == "fresh":
                 break
-            if os.access(path.parent, os.W_OK):
+            with suppress(OSError):
                 path.unlink(missing_ok=True)
         else:
             return connection

@@ -156,7 +156,8 @@ class FeedForward(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """`(1, steps, hidden)` to the same."""
         inner = F.silu(self.up(self.pre_norm(limited(hidden, self.limit))))
-        return hidden + self.post_norm(limited(self.down(inner), self.limit))
+        update: Tensor = self.post_norm(limited(self.down(inner), self.limit))
+        return hidden + update
 
 
 def limited(x: Tensor, limit: float) -> Tensor:
@@ -197,7 +198,8 @@ class LocalAttention(nn.Module):
         mixed = (weights @ value).permute(0, 2, 1, 3)
         windows = self.windows
         joined = mixed.reshape(1, windows.blocks * windows.chunk, self.heads * self.head_dim)
-        return self.output(joined[:, : windows.steps])
+        output: Tensor = self.output(joined[:, : windows.steps])
+        return output
 
     def blocked(self, x: Tensor, before: int, after: int) -> Tensor:
         """`(1, steps, hidden)` to `(before + blocks + after, chunk, heads, head_dim)`, zeros around the steps."""
@@ -250,7 +252,8 @@ class LightConvolution(nn.Module):
         gated = gated[..., :width] * torch.sigmoid(gated[..., width:])
         padded = F.pad(gated.permute(0, 2, 1), (self.left, 0))
         convolved = F.conv1d(padded, self.kernel, groups=width).permute(0, 2, 1)
-        return hidden + self.end(F.silu(self.conv_norm(limited(convolved, self.limit))))
+        update: Tensor = self.end(F.silu(self.conv_norm(limited(convolved, self.limit))))
+        return hidden + update
 
 
 class AudioLayer(nn.Module):
@@ -273,7 +276,8 @@ class AudioLayer(nn.Module):
         attended = self.attention(self.pre_norm(limited(hidden, self.limit)), mask)
         hidden = hidden + self.post_norm(limited(attended, self.limit))
         hidden = self.feed_forward2(self.convolution(hidden))
-        return self.output_norm(limited(hidden, self.limit))
+        output: Tensor = self.output_norm(limited(hidden, self.limit))
+        return output
 
 
 class AudioEncoder(nn.Module):
@@ -300,7 +304,7 @@ class AudioEncoder(nn.Module):
 
     def forward(self, input_features: Tensor) -> Tensor:
         """`(1, frames, mel)`, all frames valid, to `(1, steps, hidden)`."""
-        hidden = self.subsampling(input_features)
+        hidden: Tensor = self.subsampling(input_features)
         for layer in self.layers:
             hidden = layer(hidden, self.mask)
         return hidden

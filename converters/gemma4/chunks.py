@@ -59,7 +59,7 @@ class PerLayerInputs(nn.Module):
     def forward(self, hidden: Tensor, raw: Tensor, length: int) -> Tensor:
         """`hidden` `(1, 1, S, H)` and `raw` `(1, 1, S, layers * width)`, already scaled, to the shape of `raw`."""
         projected = from_channels(self.projection(to_channels(hidden))) * self.projection_scale
-        normed = self.norm(projected.reshape(1, length, self.layers, self.width))
+        normed: Tensor = self.norm(projected.reshape(1, length, self.layers, self.width))
         return (normed.reshape(1, 1, length, self.layers * self.width) + raw) * self.input_scale
 
 
@@ -87,9 +87,7 @@ class TextChunk(nn.Module):
         self.text = text
         self.span = span
         self.per_layer_inputs = PerLayerInputs(text, read) if span.computes_ple else None
-        self.layers = nn.ModuleDict(
-            {str(layer): _layer(text, layer, read) for layer in range(span.start, span.end)}
-        )
+        self.layers = nn.ModuleDict({str(layer): _layer(text, layer, read) for layer in range(span.start, span.end)})
         self.head = Head(text, read) if span.has_head else None
 
 
@@ -102,9 +100,7 @@ def _layer(text: TextConfig, layer: int, read: Read) -> TextLayer:
         owns_kv=not text.is_shared(layer),
         eps=text.rms_norm_eps,
     )
-    return TextLayer(
-        shape, {name: read(f"{TEXT}layers.{layer}.{name}") for name in layer_shapes(text, layer)}
-    )
+    return TextLayer(shape, {name: read(f"{TEXT}layers.{layer}.{name}") for name in layer_shapes(text, layer)})
 
 
 @dataclass(slots=True)

@@ -93,9 +93,7 @@ def chunk_functions(
     return [Function(spec, ChunkFunction(chunk, body, spec)) for body, spec in bodies]
 
 
-def _build(
-    job: Job, checkpoint: Checkpoint, text: TextConfig, parameters: TextParameters, recipe: str
-) -> None:
+def _build(job: Job, checkpoint: Checkpoint, text: TextConfig, parameters: TextParameters, recipe: str) -> None:
     job.progress("reading weights", 0.0)
     chunk = load_chunk(checkpoint, text, parameters.start, parameters.end)
     name = "decode_q1" if parameters.verify else "main"

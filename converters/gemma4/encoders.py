@@ -11,7 +11,7 @@ from converters.gemma4.config import parse_config
 from converters.gemma4.encoder_interface import audio_spec, vision_spec
 from converters.gemma4.recipes.encoders import audio_config, audio_parameters, vision_config, vision_grid
 from converters.gemma4.vision import load_vision
-from converters.package import PASSES, Function, build_package
+from converters.package import PASSES, Function, build_package, quiet
 from converters.palettize import Palettization
 from converters.recipe import Job
 
@@ -77,8 +77,8 @@ def stays_float32(op: Any) -> bool:
     """Whether a MIL operation keeps its float32.
 
     That is so for `SENSITIVE` ones, and for additions and multiplications on the way from one of them to another:
-    the mean of squares plus epsilon, which overflows float16 from a mean square of 256 and loses an epsilon of
-    1e-6, and the capped scores plus mask, where float16 knows steps of 1/32.
+    the mean of squares plus epsilon, which leaves float16 when values exceed 256, and the capped scores plus
+    mask, which float16 would round to steps of 1/32.
     """
     return op.op_type in SENSITIVE or (op.op_type in ELEMENTWISE and _from_sensitive(op) and _to_sensitive(op))
 
@@ -99,8 +99,9 @@ def _to_sensitive(op: Any) -> bool:
 
 def audio_passes() -> tuple[str, ...]:
     """The package's passes with one that spares `stays_float32` in the place of the plain float16 cast."""
-    from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
-    from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+    with quiet():
+        from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
+        from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
     if AUDIO_TO_HALF not in PASS_REGISTRY:
         namespace, _, name = AUDIO_TO_HALF.partition("::")

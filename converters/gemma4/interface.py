@@ -133,9 +133,7 @@ def decode_spec(text: TextConfig, span: ChunkSpan, context: int, name: str = DEC
     return FunctionSpec(name, _inputs(text, span, context, 1, update_mask), outputs)
 
 
-def verify_spec(
-    text: TextConfig, span: ChunkSpan, context: int, length: int, name: str = VERIFY
-) -> FunctionSpec:
+def verify_spec(text: TextConfig, span: ChunkSpan, context: int, length: int, name: str = VERIFY) -> FunctionSpec:
     """`length` drafted tokens at once: caches in, only the new positions out.
 
     The engine commits the accepted prefix of the `new_*` slices itself. `kv13_*` and `kv14_*` include all

@@ -230,7 +230,8 @@ class TextLayer(nn.Module):
         query = self.q_norm(split_heads(self.q_proj(channels), heads, head_dim, length))
         mixed = attend(self.shape, length, rotate(query, rotary, head_dim), kv.key, kv.value, mask)
         output = from_channels(self.o_proj(merge_heads(mixed, heads, head_dim, length)))
-        return hidden + self.post_attention_norm(output)
+        normed: Tensor = self.post_attention_norm(output)
+        return hidden + normed
 
     def feed_forward(self, hidden: Tensor, per_layer_input: Tensor) -> Tensor:
         """The gated feed-forward block, the per-layer input and the layer's scale.

@@ -82,7 +82,8 @@ class VisionLayer(nn.Module):
         hidden = hidden + self.post_attention_norm(self.attend(self.input_norm(hidden), rotary, mask))
         normed = self.pre_feedforward_norm(hidden)
         gated = F.gelu(self.gate_proj(normed), approximate="tanh") * self.up_proj(normed)
-        return hidden + self.post_feedforward_norm(self.down_proj(gated))
+        update: Tensor = self.post_feedforward_norm(self.down_proj(gated))
+        return hidden + update
 
     def attend(self, normed: Tensor, rotary: PatchRotary, mask: Tensor | None) -> Tensor:
         """Attention over all patches."""
@@ -93,7 +94,9 @@ class VisionLayer(nn.Module):
         if mask is not None:
             scores = scores + mask
         mixed = torch.softmax(scores, dim=-1) @ value
-        return self.o_proj(mixed.permute(0, 2, 1, 3).reshape(1, self.patches, self.heads * self.head_dim))
+        joined = mixed.permute(0, 2, 1, 3).reshape(1, self.patches, self.heads * self.head_dim)
+        output: Tensor = self.o_proj(joined)
+        return output
 
     def split(self, x: Tensor) -> Tensor:
         """`(1, patches, heads * head_dim)` to `(1, heads, patches, head_dim)`."""

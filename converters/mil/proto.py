@@ -241,8 +241,7 @@ def _named(named: Message) -> Named:
 def _operation(operation: Message) -> Operation:
     try:
         inputs: dict[str, tuple[Argument, ...]] = {
-            name: tuple(map(_argument, argument.arguments))
-            for name, argument in sorted(operation.inputs.items())
+            name: tuple(map(_argument, argument.arguments)) for name, argument in sorted(operation.inputs.items())
         }
         name = ""
         for key, attribute in sorted(operation.attributes.items()):

@@ -13,19 +13,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
+pytest.importorskip("coremltools")
 
-from converters.canonical import Program, check_signature, manifest  # noqa: E402
-from converters.package import PASSES, Function, build_package, convert, quiet  # noqa: E402
-from converters.palettize import Palettization, solve_group  # noqa: E402
-from converters.recipe import RecipeError  # noqa: E402
-from converters.signature import FunctionSpec, TensorSpec  # noqa: E402
+import torch
+
+from converters.canonical import Program, check_signature, manifest
+from converters.package import PASSES, Function, build_package, convert, quiet
+from converters.palettize import Palettization, solve_group
+from converters.recipe import RecipeError
+from converters.signature import FunctionSpec, TensorSpec
 
 pytestmark = pytest.mark.convert
 
 
 class Block(torch.nn.Module):
-    """Two convolutions, one large enough to compress, a norm weight, a product with both inputs."""
+    """Two convolutions large enough to compress and one that is not, a norm weight, attention over `y`."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -39,6 +42,7 @@ class Block(torch.nn.Module):
         """Both outputs in order."""
         inner = torch.nn.functional.gelu(torch.conv2d(x, self.up), approximate="tanh")
         out = torch.conv2d(inner, self.down).permute(0, 2, 3, 1) * self.scale + y
+        out = torch.softmax(out @ y.transpose(-1, -2), dim=-1) @ y + out
         return out, torch.conv2d(x, self.small).argmax(dim=1).to(torch.int32)
 
 
@@ -160,7 +164,9 @@ def structure(spec: Any, name: str, weights: Path) -> list[str]:
         parts: list[Any] = [operation.type]
         for key in sorted(operation.inputs):
             bindings = operation.inputs[key].arguments
-            parts.append((key, [known[item.name] if item.name else value_of(item.value, weights) for item in bindings]))
+            parts.append(
+                (key, [known[item.name] if item.name else value_of(item.value, weights) for item in bindings])
+            )
         if "val" in operation.attributes:
             parts.append(value_of(operation.attributes["val"], weights))
         parts += [item.type.SerializeToString(deterministic=True) for item in operation.outputs]

@@ -7,8 +7,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-WORKER_BASE_BYTES = 1_200_000_000
-"""Resident size of a worker with torch and coremltools imported: 0.7 GB measured on Linux, and room for graphs."""
+WORKER_BASE_BYTES = 1_000_000_000
+"""A worker with torch and coremltools imported and a graph in the making: 0.5 to 0.8 GB measured on Linux with
+checkpoints of a few megabytes."""
+
+SIDECAR_BYTES = 1_000_000_000
+"""What a step that streams tensors row by row holds at most, buffers and the pages it has touched."""
 
 BYTES_PER_TENSOR_BYTE = 6
 """Peak memory of a step per byte of bfloat16 weights it reads: as float32 (2), as traced constants (2), in the
@@ -20,9 +24,14 @@ MEMORY_SHARE = 0.8
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
-def step_memory(tensor_bytes: int) -> int:
-    """Estimated peak memory of a step that reads that many bytes of tensors."""
-    return WORKER_BASE_BYTES + BYTES_PER_TENSOR_BYTE * tensor_bytes
+def step_memory(tensor_bytes: int, *, model: bool) -> int:
+    """Estimated peak memory of a step.
+
+    Args:
+        tensor_bytes: bytes of the checkpoint tensors it reads.
+        model: whether it makes a model, which needs them all at once; sidecar files are written row by row.
+    """
+    return WORKER_BASE_BYTES + (BYTES_PER_TENSOR_BYTE * tensor_bytes if model else min(tensor_bytes, SIDECAR_BYTES))
 
 
 def usable_memory() -> int:

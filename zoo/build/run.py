@@ -230,7 +230,13 @@ def _run_steps(plan: BuildPlan, caches: Caches, jobs: int, progress: Progress) -
         check_unchanged=plan.check_unchanged,
     )
     return executor.run(
-        Task(planned.step, planned.key, planned.inputs, step_memory(planned.tensor_bytes), plan.forced)
+        Task(
+            planned.step,
+            planned.key,
+            planned.inputs,
+            memory=step_memory(planned.tensor_bytes, model=planned.step.model is not None),
+            force=plan.forced,
+        )
         for planned in plan.to_run
     )
 

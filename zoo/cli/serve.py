@@ -111,7 +111,7 @@ def _say(hub: RunningHub, *, needs_token: bool) -> None:
         f"serving {hub.directory} at {hub.endpoint}",
         "",
         f"  HF_ENDPOINT={hub.endpoint}{token} hf download NAMESPACE/NAME",
-        f"  HF_ENDPOINT={hub.endpoint}{token or ' HF_TOKEN=any'} HF_HUB_DISABLE_XET=1 hf upload NAMESPACE/NAME FOLDER",
+        f"  HF_ENDPOINT={hub.endpoint}{token} HF_HUB_DISABLE_XET=1 hf upload NAMESPACE/NAME FOLDER",
         "",
         "Ctrl-C stops it; the folder keeps everything.",
     ]

@@ -123,7 +123,10 @@ def _raise_if_bad(verdicts: list[Verdict], *, repairable: bool) -> None:
     count = len({(verdict.folder, finding.path) for verdict in bad for finding in verdict.findings})
     names = " and ".join(verdict.name for verdict in bad)
     hint = " && ".join(f"zoo pull {name}" for name in _repairers(bad)) if repairable else None
-    raise CheckFailed(f"{names}: {plural(count, 'file')} {'is' if count == 1 else 'are'} not as locked", hint=hint and f"{hint} repairs just that")
+    raise CheckFailed(
+        f"{names}: {plural(count, 'file')} {'is' if count == 1 else 'are'} not as locked",
+        hint=hint and f"{hint} repairs just that",
+    )
 
 
 def _repairers(bad: list[Verdict]) -> list[str]:

@@ -19,10 +19,7 @@ def verdicts_text(verdicts: Sequence[Verdict], seconds: float) -> str:
             f" {human_bytes(verdict.size)}  {verdict.folder}"
         )
         lines += [f"  {paint('wrong:', 'red')} {finding_text(finding)}" for finding in verdict.findings]
-        lines += [
-            f"  {paint('broken:', 'red')} {model} must not be loaded"
-            for model in verdict.broken_models
-        ]
+        lines += [f"  {paint('broken:', 'red')} {model} must not be loaded" for model in verdict.broken_models]
         if verdict.unverifiable:
             count = plural(verdict.unverifiable, "file")
             lines.append(f"  {paint('warning:', 'yellow')} {count} checked by size alone: the lock is provisional")

@@ -10,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import os
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from zoo.errors import HubError
+from zoo.errors import DiskError, HubError
 from zoo.events import Progress, Silent
 from zoo.lock import Source
 from zoo.plan.remote import Listing, RemoteFile
@@ -42,6 +44,9 @@ UPLOAD_THREADS = 4
 
 BIG_FILE_BYTES = 64 << 20
 """On the xet road files from this size on are uploaded one by one, so that progress is seen between them."""
+
+NOTED_BYTES = 1 << 20
+"""Files below this size get no line of their own when they are done."""
 
 NO_XET_STATUS = frozenset({400, 404, 405, 410, 501})
 """How servers without xet answer when they are asked for a xet token."""
@@ -227,7 +232,13 @@ class HubClient:
             HubError: refused, or no answer after several tries.
             DiskError: a file cannot be read.
         """
-        operations = [_operation(addition, self.progress) for addition in additions]
+        sent: Counter[str] = Counter()
+
+        def count(path: str, size: int) -> None:
+            sent[path] += size
+            self.progress.advance(path, size)
+
+        operations = [_operation(addition, count) for addition in additions]
         first: dict[str, CommitOperationAdd] = {}
         for addition, operation in sorted(zip(additions, operations, strict=True), key=lambda pair: -pair[0].size):
             first.setdefault(addition.sha256, operation)
@@ -239,7 +250,7 @@ class HubClient:
                     self.progress.start(operation.path_in_repo, operation.upload_info.size)
                 self._call(lambda group=group: self._preupload(repo, branch, group, pull_request), repo, branch)  # type: ignore[misc]
                 for operation in group:
-                    self.progress.finish(operation.path_in_repo, "uploaded")
+                    self._finished(operation, sent[operation.path_in_repo], xet=xet)
         return operations
 
     def _preupload(self, repo: str, branch: str, operations: list[CommitOperationAdd], pull_request: bool) -> None:
@@ -414,19 +425,24 @@ def _groups(operations: list[CommitOperationAdd], *, one_by_one: bool) -> Iterat
         yield rest
 
 
-def _operation(addition: Addition, progress: Progress) -> CommitOperationAdd:
+def _operation(addition: Addition, count: Callable[[str, int], None]) -> CommitOperationAdd:
     """The stock client's operation, with the digest it need not compute and a reader that counts."""
     from huggingface_hub import CommitOperationAdd
 
     content = addition.content if isinstance(addition.content, bytes) else str(addition.content)
-    operation = CommitOperationAdd(path_in_repo=addition.path, path_or_fileobj=content)
+    try:
+        operation = CommitOperationAdd(path_in_repo=addition.path, path_or_fileobj=content)
+    except (OSError, ValueError) as error:
+        if isinstance(addition.content, Path) and not os.access(addition.content, os.R_OK):
+            raise DiskError(f"{addition.content}: cannot be read") from None
+        raise HubError(f"{addition.path}: the Hub does not take it: {error}") from None
     operation.upload_info.sha256 = bytes.fromhex(addition.sha256)
     if isinstance(addition.content, Path):
-        _count_reads(operation, addition.content, progress)
+        _count_reads(operation, addition.content, count)
     return operation
 
 
-def _count_reads(operation: CommitOperationAdd, path: Path, progress: Progress) -> None:
+def _count_reads(operation: CommitOperationAdd, path: Path, count: Callable[[str, int], None]) -> None:
     """Report what the LFS road reads while it sends. The xet road reads the file itself and is not counted."""
     plain = operation.as_file
 
@@ -446,7 +462,7 @@ def _count_reads(operation: CommitOperationAdd, path: Path, progress: Progress) 
                 data = read(size)
                 # By position, not by length: a retry seeks back, and its bytes are not counted twice.
                 now = file.tell()
-                progress.advance(operation.path_in_repo, now - last)
+                count(operation.path_in_repo, now - last)
                 last = now
                 return data
 

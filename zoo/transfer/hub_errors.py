@@ -9,6 +9,11 @@ from zoo.errors import Conflict, DiskError, HubError, ZooError
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may do this"
 
+NO_COPY = "run the same command with --no-copy: it uploads these files instead"
+
+DUPLICATE_ROUTE = "/lfs-files/duplicate"
+"""Where the stock client asks for copies between repos."""
+
 TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 """Answers after which the same request may succeed; the set `huggingface_hub.utils.http_backoff` retries."""
 
@@ -31,9 +36,12 @@ class TransientHubError(HubError):
 def client_errors() -> tuple[type[Exception], ...]:
     """What huggingface_hub and hf_xet raise: their own classes derive from these."""
     import httpx2
+    from huggingface_hub.errors import EntryNotFoundError, FileDuplicationError
 
-    # hf_xet raises the built-in ConnectionError and RuntimeError; bad names and bad model cards are ValueErrors.
-    return (httpx2.HTTPError, OSError, RuntimeError, ValueError)
+    # hf_xet raises the built-in ConnectionError and RuntimeError; bad names and bad model cards are ValueErrors; an
+    # answer without the expected keys is a KeyError or TypeError.
+    own = (httpx2.HTTPError, httpx2.InvalidURL, EntryNotFoundError, FileDuplicationError)
+    return (*own, OSError, RuntimeError, ValueError, LookupError, TypeError)
 
 
 def host_of(endpoint: str) -> str:
@@ -52,7 +60,13 @@ def translate(error: BaseException, *, endpoint: str, repo: str, revision: str |
         revision: the branch or commit, if one was asked for.
     """
     import httpx2
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        FileDuplicationError,
+        HfHubHTTPError,
+        HFValidationError,
+        OfflineModeIsEnabled,
+    )
 
     host = host_of(endpoint)
     if isinstance(error, ZooError):
@@ -70,8 +84,10 @@ def translate(error: BaseException, *, endpoint: str, repo: str, revision: str |
         return TransientHubError(
             f"{host}: no answer ({_one_line(reason)})", hint="check the network, --endpoint and HF_ENDPOINT"
         )
-    if isinstance(error, HFValidationError):
+    if isinstance(error, HFValidationError | EntryNotFoundError):
         return HubError(f"{repo}: {_one_line(str(error))}")
+    if isinstance(error, FileDuplicationError):
+        return CopyRefused(f"{host}: {_one_line(str(error))}", hint=NO_COPY)
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         # huggingface_hub wraps what went wrong with one large file.
         return translate(error.__cause__, endpoint=endpoint, repo=repo, revision=revision)
@@ -79,6 +95,8 @@ def translate(error: BaseException, *, endpoint: str, repo: str, revision: str |
         return DiskError(f"{error.filename or repo}: {error.strerror or _one_line(str(error))}")
     if isinstance(error, ValueError | RuntimeError):
         return HubError(f"{host}: {repo}: {_one_line(str(error))}")
+    if isinstance(error, LookupError | TypeError):
+        return HubError(f"{host}: {repo}: this is not the answer of a Hub ({type(error).__name__}: {error})")
     return None
 
 
@@ -92,6 +110,8 @@ def _answered(error: Any, host: str, repo: str, revision: str | None) -> ZooErro
     )
 
     status: int = error.response.status_code
+    if str(error.response.url).endswith(DUPLICATE_ROUTE) and status not in TRANSIENT_STATUS:
+        return CopyRefused(f"{host}: refused ({status}) to copy files to {repo} from another repo", hint=NO_COPY)
     message = _one_line(error.response.headers.get("X-Error-Message") or error.server_message or "")
     if isinstance(error, GatedRepoError):
         return HubError(f"{host}: {repo} is gated: access must be asked for on its page", hint=LOG_IN)
@@ -108,6 +128,10 @@ def _answered(error: Any, host: str, repo: str, revision: str | None) -> ZooErro
     if isinstance(error, DisabledRepoError):
         return HubError(f"{host}: access to {repo} was disabled by the Hub")
     return _status_error(status, message, host, repo, error.response.headers.get("Retry-After"))
+
+
+class CopyRefused(HubError):
+    """The Hub does not copy files from the other repo: no right to read it, another storage region, no such route."""
 
 
 class RepoMissing(HubError):

@@ -62,11 +62,11 @@ def _checked(text: TextConfig, parameters: Parameters, ranges: dict[int, tuple[i
     start, end = ranges[chunk]
     if start == end:
         raise RecipeError(f"chunk {chunk} has no layers; the model has {text.num_hidden_layers}")
-    if not all(ranges_start <= producer < ranges_end for producer in text.kv_producers
-               for ranges_start, ranges_end in (text.chunk_boundaries()[1],)):
+    producing = text.chunk_boundaries()[1]
+    if any(not producing[0] <= layer < producing[1] for layer in text.kv_producers):
         raise RecipeError(
-            f"the layers whose keys and values are shared, {text.kv_producers}, must both lie in chunk 2,"
-            f" layers {text.chunk_boundaries()[1]}"
+            f"layers {text.kv_producers}, whose keys and values are shared, must lie in chunk 2, layers"
+            f" {producing[0]} to {producing[1] - 1}; this model's layout is not supported"
         )
     return TextParameters(
         start=start,

@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-pytest.importorskip("coremltools")
+import torch
 
 from converters.checkpoint import Checkpoint
 from converters.gemma4.audio import AudioEncoder, load_audio, make_windows, project_audio, window_mask
@@ -84,11 +81,10 @@ def check(model: Any, checkpoint: Checkpoint, config: Gemma4Config, features: to
     hidden, final = reference(model, features)
     with torch.no_grad():
         found = encoder(features)
-        sidecars = [
-            checkpoint.tensor(name).float()
-            for name in (AUDIO_OUTPUT_WEIGHT, AUDIO_OUTPUT_BIAS, AUDIO_PROJECTION)
-        ]
-        projected = project_audio(found, *sidecars, eps=audio_of(config).rms_norm_eps)
+        weight, bias, embed = (
+            checkpoint.tensor(name).float() for name in (AUDIO_OUTPUT_WEIGHT, AUDIO_OUTPUT_BIAS, AUDIO_PROJECTION)
+        )
+        projected = project_audio(found, weight, bias, embed, audio_of(config).rms_norm_eps)
     assert found.shape == (1, audio_steps(features.shape[1]), audio_of(config).hidden_size)
     assert hidden.abs().mean() > 0.1
     torch.testing.assert_close(found, hidden, atol=TOLERANCE, rtol=TOLERANCE)
@@ -102,9 +98,7 @@ def test_encoder_and_projection_equal_transformers(
     check(model, checkpoint, config, random_features(frames))
 
 
-def test_real_sound_through_transformers_extractor(
-    model: Any, checkpoint: Checkpoint, config: Gemma4Config
-) -> None:
+def test_real_sound_through_transformers_extractor(model: Any, checkpoint: Checkpoint, config: Gemma4Config) -> None:
     from transformers import Gemma4AudioFeatureExtractor
 
     time = np.arange(16_000, dtype=np.float32) / 16_000
@@ -187,27 +181,42 @@ def test_every_large_weight_is_in_a_table(package: Path, config: Gemma4Config) -
 
 
 def test_package_computes_what_transformers_computes(half_package: Path, model: Any) -> None:
+    from converters.mil.plan import Arithmetic
     from converters.mil.runtime import Model
 
     features = random_features(FRAMES).half()
     expected, _ = reference(model, features.float())
-    for arithmetic, tolerance in (("fp32", 5e-3), ("fp16", 3e-2)):
+    tolerances: dict[Arithmetic, float] = {"fp32": 5e-3, "fp16": 3e-2}
+    for arithmetic, tolerance in tolerances.items():
         found = Model(half_package, arithmetic=arithmetic).predict({"input_features": features.numpy()})
         torch.testing.assert_close(
             torch.from_numpy(found["hidden_states"]).float(), expected, atol=tolerance, rtol=tolerance
         )
 
 
-def test_package_survives_loud_activations(tiny_checkpoint: Path, half_package: Path, model: Any) -> None:
-    """A mean square beyond float16 must not silence a norm."""
+def test_norms_survive_values_whose_squares_leave_float16(
+    checkpoint: Checkpoint, config: Gemma4Config, model: Any, tmp_path: Path
+) -> None:
+    from converters.gemma4.encoder_interface import audio_spec
+    from converters.gemma4.encoders import audio_passes
     from converters.mil.runtime import Model
+    from converters.package import Function, build_package
 
-    features = (random_features(FRAMES) * 5e3).half()
-    expected, _ = reference(model, features.float())
-    found = Model(half_package, arithmetic="fp16").predict({"input_features": features.numpy()})
-    torch.testing.assert_close(
-        torch.from_numpy(found["hidden_states"]).float(), expected, atol=5e-2, rtol=5e-2
-    )
+    loud = 1024.0  # the residual stream's values; a power of two, so that the model can be restored
+    features = random_features(48).half()
+    encoder = load_audio(checkpoint, config, 48)
+    weight = model.model.audio_tower.subsample_conv_projection.input_proj_linear.weight
+    with torch.no_grad():
+        encoder.subsampling.projection *= loud
+        weight *= loud
+        try:
+            expected, _ = reference(model, features.float())
+        finally:
+            weight /= loud
+    package = tmp_path / "loud.mlpackage"
+    build_package([Function(audio_spec(audio_of(config), 48), encoder)], package, passes=audio_passes())
+    found = Model(package, arithmetic="fp16").predict({"input_features": features.numpy()})["hidden_states"]
+    torch.testing.assert_close(torch.from_numpy(found).float(), expected, atol=5e-2, rtol=5e-2)
 
 
 def test_conversion_is_deterministic(package: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:

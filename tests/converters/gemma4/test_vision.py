@@ -9,10 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-pytest.importorskip("coremltools")
+import torch
 
 from converters.checkpoint import Checkpoint
 from converters.gemma4.config import Gemma4Config, VisionConfig, parse_config
@@ -110,9 +107,7 @@ def test_padded_grid_equals_transformers(
     assert not rest.any()
 
 
-def test_real_image_through_transformers_processor(
-    model: Any, checkpoint: Checkpoint, config: Gemma4Config
-) -> None:
+def test_real_image_through_transformers_processor(model: Any, checkpoint: Checkpoint, config: Gemma4Config) -> None:
     pytest.importorskip("PIL")
     from PIL import Image
     from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
@@ -160,9 +155,7 @@ def test_package_has_the_contracts_interface(package: Path, config: Gemma4Config
         ("pixel_values", (1, 144, 768), half),
         ("pixel_position_ids", (1, 144, 2), whole),
     ]
-    assert cases.features(spec.description.output) == [
-        ("image_features", (1, 16, config.text.hidden_size), half)
-    ]
+    assert cases.features(spec.description.output) == [("image_features", (1, 16, config.text.hidden_size), half)]
 
 
 def test_shapes_of_the_real_encoders(config: Gemma4Config) -> None:

@@ -39,7 +39,9 @@ class Oracle:
     def hidden(self, ids: Tensor, masks: dict[str, Tensor] | None = None) -> Tensor:
         """Final normed hidden states `(1, S, H)`."""
         with torch.no_grad():
-            return self.text(input_ids=ids, attention_mask=masks, use_cache=False).last_hidden_state
+            output = self.text(input_ids=ids, attention_mask=masks, use_cache=False)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         with torch.no_grad():

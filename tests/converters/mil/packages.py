@@ -20,8 +20,11 @@ logging.getLogger("coremltools").setLevel(logging.ERROR)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its import warns about what it imports, nothing of it concerns the tests
     import coremltools as ct
-    from coremltools.converters.mil import Builder as mb
+    from coremltools.converters.mil import Builder as mb  # noqa: N813 - as coremltools' documentation does
     from coremltools.converters.mil.mil import types
+
+__all__ = ["Array", "Case", "Results", "as_tuple", "ct", "mb", "program", "quiet", "results_fixture", "save"]
+__all__ += ["torch_package", "types"]
 
 Array = np.ndarray[Any, Any]
 Reference = Callable[[dict[str, torch.Tensor]], Any]
@@ -81,6 +84,15 @@ def save(path: Path, program: Any, target: Any, **options: Any) -> Path:
     return path
 
 
+def program(*inputs: Any) -> Callable[[Callable[..., Any]], Any]:
+    """coremltools' decorator for an iOS 18 program; typed."""
+
+    def build(function: Callable[..., Any]) -> Any:
+        return mb.program(input_specs=list(inputs), opset_version=ct.target.iOS18)(function)
+
+    return build
+
+
 def as_tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
@@ -88,9 +100,7 @@ def as_tuple(value: Any) -> tuple[Any, ...]:
 class Results:
     """What the runtime gives for all cases of one package."""
 
-    def __init__(
-        self, folder: Path, inputs: Mapping[str, Array], cases: Sequence[Case], target: Any = None
-    ) -> None:
+    def __init__(self, folder: Path, inputs: Mapping[str, Array], cases: Sequence[Case], target: Any = None) -> None:
         target = ct.target.iOS18 if target is None else target
         self.inputs = dict(inputs)
         self.names: dict[str, list[str]] = {}
@@ -163,7 +173,7 @@ def torch_package(
     options.setdefault("minimum_deployment_target", ct.target.iOS18)
 
     def convert() -> None:
-        traced = torch.jit.trace(module.eval(), examples, check_trace=False)
+        traced = torch.jit.trace(module.eval(), examples, check_trace=False)  # type: ignore[no-untyped-call]
         model = ct.convert(
             traced,
             inputs=[ct.TensorType(name=n, shape=v.shape, dtype=v.dtype.type) for n, v in inputs.items()],

@@ -18,7 +18,7 @@ from tests.converters.mil.packages import types
 
 pytestmark = pytest.mark.convert
 
-SUB_BYTE = {
+SUB_BYTE: dict[DType, np.ndarray[Any, Any]] = {
     DType.INT4: np.arange(-8, 8),
     DType.UINT1: np.array([1, 0, 1, 1, 0, 1, 0, 1, 1, 0, 1]),
     DType.UINT2: np.arange(11) % 4,
@@ -26,7 +26,7 @@ SUB_BYTE = {
     DType.UINT4: np.arange(17) % 16,
     DType.UINT6: np.arange(70) % 64,
 }
-WHOLE = {
+WHOLE: dict[DType, np.ndarray[Any, Any]] = {
     DType.INT8: np.arange(-5, 5, dtype=np.int8),
     DType.UINT8: np.arange(250, 256, dtype=np.uint8),
     DType.INT16: np.arange(-3, 3, dtype=np.int16) * 1000,
@@ -111,9 +111,7 @@ def test_damage_is_named(tmp_path: Path, fields: dict[str, int], message: str) -
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("offset", "message"), [(0, "multiples of 64"), (100, "multiples of 64"), (192, "truncated")]
-)
+@pytest.mark.parametrize(("offset", "message"), [(0, "multiples of 64"), (100, "multiples of 64"), (192, "truncated")])
 def test_offsets_are_checked(tmp_path: Path, offset: int, message: str) -> None:
     with pytest.raises(BlobError, match=message):
         BlobFile(_file(tmp_path / "weight.bin")).record(offset)

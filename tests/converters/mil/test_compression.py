@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from converters.mil.program import BlobRef, Value
 from converters.mil.runtime import Model
-from tests.converters.mil.packages import ct, mb, quiet, save, torch_package, types
+from tests.converters.mil.packages import ct, torch_package
 
 pytestmark = pytest.mark.convert
 
@@ -31,7 +30,8 @@ class Layer(nn.Module):
         self.project.weight.data = self.project.weight.data.half().float()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.project(x)
+        projected: torch.Tensor = self.project(x)
+        return projected
 
 
 def _palettize(**options: Any) -> Any:
@@ -109,7 +109,7 @@ def test_equals_the_dequantised_weights(tmp_path: Path, form: str) -> None:
     model = Model(path)
     operations = list(model.package.function().block.walk())
     assert kinds <= {o.kind for o in operations}
-    (weight,) = [o.inputs["weight"][0] for o in operations if o.kind == "conv"]
+    (weight,) = [str(o.inputs["weight"][0]) for o in operations if o.kind == "conv"]
     np.testing.assert_array_equal(model.constant(weight), dense[0])
     (output,) = model.predict({"x": X}).values()
     expected = torch.nn.functional.conv2d(torch.from_numpy(X).float(), dense[0])

@@ -23,7 +23,7 @@ INPUTS = {
     "h": (RNG.integers(-6, 7, size=(2, 3, 4)) / 2).astype(np.float32),
 }
 
-UNARY = {
+UNARY: dict[str, tuple[str, Any]] = {
     "abs": ("x", torch.abs),
     "acos": ("u", torch.acos),
     "asin": ("u", torch.asin),
@@ -52,7 +52,7 @@ UNARY = {
     "softsign": ("x", F.softsign),
 }
 
-FLOAT_BINARY = {
+FLOAT_BINARY: dict[str, Any] = {
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,
@@ -68,69 +68,57 @@ FLOAT_BINARY = {
 }
 
 
-def _numpy(function):
+def _numpy(function: Any) -> Any:
     return lambda a, b: torch.from_numpy(function(a.numpy(), b.numpy()))
 
 
 # numpy is the definition these three name in their documentation
-NUMPY_BINARY = {"floor_div": _numpy(np.floor_divide), "mod": _numpy(np.mod)}
-LOGICAL = {"logical_and": np.logical_and, "logical_or": np.logical_or, "logical_xor": np.logical_xor}
+NUMPY_BINARY: dict[str, Any] = {"floor_div": _numpy(np.floor_divide), "mod": _numpy(np.mod)}
+LOGICAL: dict[str, Any] = {"logical_and": np.logical_and, "logical_or": np.logical_or, "logical_xor": np.logical_xor}
 
 
-def _cases() -> list[Case]:
-    cases = []
-    for kind, (name, f) in UNARY.items():
-        cases.append(
-            Case(kind, "", lambda v, k=kind, n=name: getattr(mb, k)(x=v[n]), lambda t, f=f, n=name: f(t[n]))
-        )
-    for kind, f in {**FLOAT_BINARY, **NUMPY_BINARY}.items():
-        cases.append(
-            Case(
-                kind,
-                "float",
-                lambda v, k=kind: getattr(mb, k)(x=v["x"], y=v["y"]),
-                lambda t, f=f: f(t["x"], t["y"]),
-            )
-        )
-        if kind != "real_div":
-            cases.append(
-                Case(
-                    kind,
-                    "int",
-                    lambda v, k=kind: getattr(mb, k)(x=v["i"], y=v["j"]),
-                    lambda t, f=f: f(t["i"], t["j"]),
-                )
-            )
-    for kind, f in LOGICAL.items():
-        cases.append(
-            Case(
-                kind,
-                "",
-                lambda v, k=kind: getattr(mb, k)(
-                    x=mb.cast(x=v["b"], dtype="bool"), y=mb.greater(x=v["i"], y=v["j"])
-                ),
-                lambda t, f=f: f(t["b"].bool().numpy(), (t["i"] > t["j"]).numpy()),
-            )
-        )
-    return cases
+def _unary(kind: str, name: str, reference: Any) -> Case:
+    return Case(kind, "", lambda v: getattr(mb, kind)(x=v[name]), lambda t: reference(t[name]))
 
 
-def _act(kind, reference, **parameters):
+def _binary(kind: str, label: str, left: str, right: str, reference: Any) -> Case:
+    return Case(
+        kind,
+        label,
+        lambda v: getattr(mb, kind)(x=v[left], y=v[right]),
+        lambda t: reference(t[left], t[right]),
+    )
+
+
+def _logical(kind: str, reference: Any) -> Case:
+    return Case(
+        kind,
+        "",
+        lambda v: getattr(mb, kind)(x=mb.cast(x=v["b"], dtype="bool"), y=mb.greater(x=v["i"], y=v["j"])),
+        lambda t: reference(t["b"].bool().numpy(), (t["i"] > t["j"]).numpy()),
+    )
+
+
+def _act(kind: str, reference: Any, **parameters: Any) -> Case:
     values = {k: np.float32(v) if isinstance(v, float) else v for k, v in parameters.items()}
     return Case(
         kind,
-        "-".join(str(v) for v in parameters.values() if isinstance(v, (float, str))),
+        "-".join(str(v) for v in parameters.values() if isinstance(v, float | str)),
         lambda v: getattr(mb, kind)(x=v["x"], **values),
         lambda t: reference(t["x"]),
     )
 
 
+BINARY = {**FLOAT_BINARY, **NUMPY_BINARY}
 ALPHAS = np.array([0.1, 0.5, 2.0], np.float32)
 BETAS = np.array([1.5, 0.2, 1.0], np.float32)
 PER_CHANNEL = torch.from_numpy(ALPHAS)[None, :, None], torch.from_numpy(BETAS)[None, :, None]
 
 CASES = [
-    *_cases(),
+    *(_unary(kind, name, reference) for kind, (name, reference) in UNARY.items()),
+    *(_binary(kind, "float", "x", "y", reference) for kind, reference in BINARY.items()),
+    *(_binary(kind, "int", "i", "j", f) for kind, f in BINARY.items() if kind != "real_div"),
+    *(_logical(kind, reference) for kind, reference in LOGICAL.items()),
     Case("pow", "", lambda v: mb.pow(x=v["p"], y=v["y"]), lambda t: t["p"] ** t["y"]),
     Case("logical_not", "", lambda v: mb.logical_not(x=mb.cast(x=v["b"], dtype="bool")), lambda t: t["b"] == 0),
     Case("inverse", "", lambda v: mb.inverse(x=v["p"], epsilon=0.5), lambda t: 1 / (t["p"] + 0.5)),

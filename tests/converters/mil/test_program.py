@@ -15,7 +15,7 @@ from torch import nn
 from converters.mil.errors import ProgramError
 from converters.mil.program import BlobRef, Value, load_package
 from converters.mil.types import DType, StateType, TensorType
-from tests.converters.mil.packages import ct, mb, quiet, save, torch_package, types
+from tests.converters.mil.packages import ct, mb, program, quiet, save, torch_package, types
 
 pytestmark = pytest.mark.convert
 
@@ -24,12 +24,12 @@ W = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    @mb.program(input_specs=[mb.TensorSpec(shape=(2, 8), dtype=types.fp32)], opset_version=ct.target.iOS18)
-    def program(x: Any) -> Any:
+    @program(mb.TensorSpec(shape=(2, 8), dtype=types.fp32))
+    def built(x: Any) -> Any:
         y = mb.matmul(x=x, y=W, name="product")
         return mb.concat(values=[y, x], axis=1, name="result")
 
-    return save(tmp_path_factory.mktemp("package") / "p.mlpackage", program, ct.target.iOS18)
+    return save(tmp_path_factory.mktemp("package") / "p.mlpackage", built, ct.target.iOS18)
 
 
 def test_structure(package: Path) -> None:
@@ -46,6 +46,7 @@ def test_structure(package: Path) -> None:
     (value,) = weight.inputs["val"]
     assert isinstance(value, Value)
     assert value.type == TensorType(DType.FP32, (8, 8))
+    assert isinstance(value.payload, BlobRef)
     assert value.payload == BlobRef("@model_path/weights/weight.bin", 64)
     assert read.weight_path(value.payload) == package / "Data/com.apple.CoreML/weights/weight.bin"
 
@@ -76,12 +77,12 @@ def test_interface_is_what_coremltools_wrote(package: Path) -> None:
 def test_literals_of_every_type(tmp_path: Path, dtype: Any, value: Any) -> None:
     wanted = value.astype(dtype)
 
-    @mb.program(input_specs=[mb.TensorSpec(shape=(1,), dtype=types.fp32)], opset_version=ct.target.iOS18)
-    def program(x: Any) -> Any:
+    @program(mb.TensorSpec(shape=(1,), dtype=types.fp32))
+    def built(x: Any) -> Any:
         mb.identity(x=mb.const(val=wanted, name="literal"), name="copy")
         return mb.identity(x=x)
 
-    path = save(tmp_path / "p.mlpackage", program, ct.target.iOS18)
+    path = save(tmp_path / "p.mlpackage", built, ct.target.iOS18)
     (literal,) = [o for o in load_package(path).function().block.operations if o.outputs[0].name == "literal"]
     (read,) = literal.inputs["val"]
     assert isinstance(read, Value)
@@ -110,16 +111,12 @@ def test_states_and_flexible_shapes(tmp_path: Path) -> None:
     kinds = {named.name: named.type for named in read.function().inputs}
     assert kinds["total"] == StateType(TensorType(DType.FP16, (1, 4)))
 
-    @mb.program(
-        input_specs=[mb.TensorSpec(shape=(ct.converters.mil.get_new_symbol(), 3))], opset_version=ct.target.iOS18
-    )
-    def program(x: Any) -> Any:
+    @program(mb.TensorSpec(shape=(ct.converters.mil.get_new_symbol(), 3)))
+    def built(x: Any) -> Any:
         return mb.relu(x=x, name="y")
 
     shape = ct.Shape(shape=(ct.RangeDim(lower_bound=1, upper_bound=5, default=2), 3))
-    flexible = save(
-        tmp_path / "f.mlpackage", program, ct.target.iOS18, inputs=[ct.TensorType(name="x", shape=shape)]
-    )
+    flexible = save(tmp_path / "f.mlpackage", built, ct.target.iOS18, inputs=[ct.TensorType(name="x", shape=shape)])
     read = load_package(flexible)
     assert read.function().inputs[0].type == TensorType(DType.FP32, (None, 3))
     assert read.interfaces["main"].inputs[0].ranges == ((1, 5), (3, 3))
@@ -173,7 +170,7 @@ def _copy(package: Path, folder: Path) -> Path:
 def test_damaged_packages_are_named(package: Path, tmp_path: Path) -> None:
     with pytest.raises(ProgramError, match="no such file"):
         load_package(tmp_path / "absent.mlpackage")
-    with pytest.raises(ProgramError, match="not a .mlpackage"):
+    with pytest.raises(ProgramError, match=r"not a \.mlpackage"):
         load_package(tmp_path)
     copy = _copy(package, tmp_path)
     (copy / "Data/com.apple.CoreML/model.mlmodel").write_bytes(b"\xff\xff\xff")
@@ -196,7 +193,9 @@ def test_damaged_packages_are_named(package: Path, tmp_path: Path) -> None:
         load_package(compiled)
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "@model_path/../../x", "@model_path//etc/passwd", "weights/weight.bin"])
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "@model_path/../../x", "@model_path//etc/passwd", "weights/weight.bin"]
+)
 def test_weight_files_stay_inside(package: Path, name: str) -> None:
     with pytest.raises(ProgramError, match="not a path inside"):
         load_package(package).weight_path(BlobRef(name, 64))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from converters.mil.errors import BlobError, InputError, OpError, ProgramError, UnsupportedOpsError
 from converters.mil.program import load_package
 from converters.mil.runtime import Model
-from tests.converters.mil.packages import Array, ct, mb, quiet, save, torch_package, types
+from tests.converters.mil.packages import Array, ct, mb, program, quiet, save, torch_package, types
 
 pytestmark = pytest.mark.convert
 
@@ -207,28 +207,28 @@ def simple(tmp_path_factory: pytest.TempPathFactory) -> Path:
     specs = [mb.TensorSpec(shape=(2, 8), dtype=types.fp16), mb.TensorSpec(shape=(2,), dtype=types.int32)]
     weight = RNG.normal(size=(8, 8)).astype(np.float16)
 
-    @mb.program(input_specs=specs, opset_version=ct.target.iOS18)
-    def program(x: Any, i: Any) -> Any:
+    @program(*specs)
+    def built(x: Any, i: Any) -> Any:
         return mb.matmul(x=x, y=weight, name="y"), mb.add(x=i, y=1, name="j")
 
     folder = tmp_path_factory.mktemp("simple")
-    return save(folder / "s.mlpackage", program, ct.target.iOS18)
+    return save(folder / "s.mlpackage", built, ct.target.iOS18)
 
 
-X, I = np.ones((2, 8), np.float16), np.zeros(2, np.int32)
+X, INDEX = np.ones((2, 8), np.float16), np.zeros(2, np.int32)
 
 
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
         ({"x": X}, "missing input: i; the model takes: x, i"),
-        ({"x": X, "i": I, "z": I}, "no such input: z"),
-        ({"x": X[:1], "i": I}, r"input 'x' has shape \[1, 8\], the model takes \[2, 8\]"),
-        ({"x": X.astype(np.int32), "i": I}, "input 'x' is int32, the model takes fp16"),
-        ({"x": X, "i": I.astype(np.float32)}, "input 'i' is float32, the model takes int32"),
-        ({"x": X.astype(np.float32) * 1e6, "i": I}, "beyond the range of fp16"),
-        ({"x": X, "i": I.astype(np.int64) + 2**40}, "beyond the range of int32"),
-        ({"x": np.array(["a"] * 16).reshape(2, 8), "i": I}, "the model takes fp16"),
+        ({"x": X, "i": INDEX, "z": INDEX}, "no such input: z"),
+        ({"x": X[:1], "i": INDEX}, r"input 'x' has shape \[1, 8\], the model takes \[2, 8\]"),
+        ({"x": X.astype(np.int32), "i": INDEX}, "input 'x' is int32, the model takes fp16"),
+        ({"x": X, "i": INDEX.astype(np.float32)}, "input 'i' is float32, the model takes int32"),
+        ({"x": X.astype(np.float32) * 1e6, "i": INDEX}, "beyond the range of fp16"),
+        ({"x": X, "i": INDEX.astype(np.int64) + 2**40}, "beyond the range of int32"),
+        ({"x": np.array(["a"] * 16).reshape(2, 8), "i": INDEX}, "the model takes fp16"),
     ],
 )
 def test_wrong_inputs_are_named(simple: Path, inputs: dict[str, Array], message: str) -> None:
@@ -238,9 +238,9 @@ def test_wrong_inputs_are_named(simple: Path, inputs: dict[str, Array], message:
 
 def test_inputs_convert_and_outputs_are_fresh(simple: Path) -> None:
     model = Model(simple)
-    inputs = {"x": X.astype(np.float64) / 3, "i": I.astype(np.int64)}
+    inputs = {"x": X.astype(np.float64) / 3, "i": INDEX.astype(np.int64)}
     outputs = model.predict(inputs)
-    assert (outputs["y"].dtype, outputs["j"].dtype) == (np.float16, np.int32)
+    assert [str(outputs[name].dtype) for name in "yj"] == ["float16", "int32"]
     outputs["y"][:] = 0
     np.testing.assert_array_equal(model.predict(inputs)["j"], [1, 1])
     assert model.predict(inputs)["y"].any()
@@ -249,7 +249,7 @@ def test_inputs_convert_and_outputs_are_fresh(simple: Path) -> None:
 
 def test_infinite_masks_are_allowed(simple: Path) -> None:
     x = np.full((2, 8), -np.inf, np.float32)
-    assert not np.isfinite(Model(simple).predict({"x": x, "i": I})["y"]).any()
+    assert not np.isfinite(Model(simple).predict({"x": x, "i": INDEX})["y"]).any()
 
 
 def test_truncated_weights(simple: Path, tmp_path: Path) -> None:
@@ -334,24 +334,18 @@ def test_programs_that_cannot_run_are_refused_when_loaded(
         (_wrong_type, r"add 'j': gave torch.int32, declared is fp16\[2\]"),
     ],
 )
-def test_results_are_checked_against_declared_types(
-    simple: Path, tmp_path: Path, change: Any, message: str
-) -> None:
+def test_results_are_checked_against_declared_types(simple: Path, tmp_path: Path, change: Any, message: str) -> None:
     with pytest.raises(OpError, match=message):
-        Model(_changed(simple, tmp_path, change)).predict({"x": X, "i": I})
+        Model(_changed(simple, tmp_path, change)).predict({"x": X, "i": INDEX})
 
 
 def test_flexible_shapes(tmp_path: Path) -> None:
-    @mb.program(
-        input_specs=[mb.TensorSpec(shape=(ct.converters.mil.get_new_symbol(), 3))], opset_version=ct.target.iOS18
-    )
-    def program(x: Any) -> Any:
+    @program(mb.TensorSpec(shape=(ct.converters.mil.get_new_symbol(), 3)))
+    def built(x: Any) -> Any:
         return mb.reduce_sum(x=mb.relu(x=x), axes=[0], name="y")
 
     shape = ct.Shape(shape=(ct.RangeDim(lower_bound=1, upper_bound=5, default=2), 3))
-    path = save(
-        tmp_path / "f.mlpackage", program, ct.target.iOS18, inputs=[ct.TensorType(name="x", shape=shape)]
-    )
+    path = save(tmp_path / "f.mlpackage", built, ct.target.iOS18, inputs=[ct.TensorType(name="x", shape=shape)])
     model = Model(path)
     for rows in (1, 4):
         x = RNG.normal(size=(rows, 3)).astype(np.float32)
@@ -391,6 +385,6 @@ def test_the_export_frontend_loses_tanh_gelu(tmp_path: Path) -> None:
 
 def test_package_can_be_given_loaded(simple: Path) -> None:
     package = load_package(simple)
-    np.testing.assert_array_equal(Model(package).predict({"x": X, "i": I})["j"], [1, 1])
+    np.testing.assert_array_equal(Model(package).predict({"x": X, "i": INDEX})["j"], [1, 1])
     with pytest.raises(InputError, match="known are fp32, fp16"):
         Model(package, arithmetic="fp8")  # type: ignore[arg-type]

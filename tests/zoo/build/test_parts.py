@@ -91,6 +91,12 @@ def test_memory_is_found_and_positive() -> None:
     assert resources.usable_cores() >= 1
 
 
+def test_models_are_expected_to_need_more_than_sidecars() -> None:
+    assert resources.step_memory(0, model=True) == resources.step_memory(0, model=False)
+    large = 5_600_000_000
+    assert resources.step_memory(large, model=True) > 30_000_000_000 > resources.step_memory(large, model=False)
+
+
 def test_a_container_limit_counts(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("300\n")

@@ -96,22 +96,22 @@ def test_an_upload_that_breaks_off_leaves_nothing(hub: RunningHub, address: str)
     assert requests.put(address, data=DATA, timeout=20).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"[]",
-        b"{",
-        b'{"files": 3}',
-        b'{"files": [{"path": 1}]}',
-        b'{"files":[{"path":"a","size":-1}]}',
-        b'{"files":[{"path":"a","size":1,"sample":"*"}]}',
-        b"\xff",
-        b"[" * 100_000,
-    ],
-)
-def test_nonsense_is_answered_politely(hub: RunningHub, address: str, body: bytes) -> None:
+NONSENSE = [
+    b"",
+    b"[]",
+    b"{",
+    b'{"files": 3}',
+    b'{"files": [{"path": 1}]}',
+    b'{"files":[{"path":"a","size":-1}]}',
+    b'{"files":[{"path":"a","size":1,"sample":"*"}]}',
+    b"\xff",
+    b"[" * 100_000,
+]
+
+
+def test_nonsense_is_answered_politely(hub: RunningHub, address: str) -> None:
     for path in ("preupload/main", "commit/main", "lfs-files/duplicate", "discussions"):
-        response = requests.post(f"{hub.endpoint}/api/models/me/a/{path}", data=body, timeout=20)
-        assert response.status_code == 400, (path, response.text)
-        assert "error" in response.json()
+        for body in NONSENSE:
+            response = requests.post(f"{hub.endpoint}/api/models/me/a/{path}", data=body, timeout=20)
+            assert response.status_code == 400, (path, body[:40], response.text)
+            assert "error" in response.json()

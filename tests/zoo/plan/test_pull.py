@@ -34,7 +34,7 @@ def sha(content: int) -> str:
 
 
 def size(content: int) -> int:
-    return 10**content
+    return int(10**content)
 
 
 def locked(path: str, content: int, *, digest: bool = True, sources: tuple[Source, ...] = (SOURCE,)) -> LockedFile:
@@ -73,7 +73,7 @@ def state_of(
 
 
 def carried_out(plan: PullPlan, state: FolderState) -> FolderState:
-    """What the folder holds after the plan: staged first, then committed, then deleted, as `zoo.transfer.pull` does."""
+    """What the folder holds after the plan: staged, then committed, then deleted, as `zoo.transfer.pull` does."""
     files = dict(state.files)
     arrived: dict[str, FolderFile] = {}
     for action in plan.actions:
@@ -108,8 +108,12 @@ def situations(draw: st.DrawFn) -> tuple[PullRequest, FolderState, dict[str, tup
     partner = {path: wanted.get(path, content) for path, content in draw(disks).items()}
     before = draw(disks)
     receipts = {"partner": partner} | ({"mine": before} if draw(st.booleans()) else {})
-    partials = {sha(content): draw(st.integers(0, size(content))) for content in draw(st.sets(st.sampled_from(CONTENTS)))}
-    elsewhere = {sha(content): (f"/else/{content}",) for content in draw(st.sets(st.sampled_from(CONTENTS)))}
+    partials = {
+        sha(content): draw(st.integers(0, size(content))) for content in draw(st.sets(st.sampled_from(CONTENTS)))
+    }
+    elsewhere: dict[str, tuple[str, ...]] = {
+        sha(content): (f"/else/{content}",) for content in draw(st.sets(st.sampled_from(CONTENTS)))
+    }
     state = state_of(draw(disks), receipts, **partials)
     return request_of("mine", wanted, partner=partner), state, elsewhere
 
@@ -124,7 +128,9 @@ def test_the_folder_ends_with_exactly_what_the_entries_own(
     for file in request.files:
         assert after.files[file.path].sha256 == file.sha256
     # Nothing of others and nothing of nobody is touched.
-    mine_before = {file.path for file in state.receipt.entries["mine"].files} if "mine" in state.receipt.entries else set()
+    mine_before = (
+        {file.path for file in state.receipt.entries["mine"].files} if "mine" in state.receipt.entries else set()
+    )
     wanted = {file.path for file in request.files}
     partner = {file.path for file in state.receipt.entries["partner"].files}
     for path, before in state.files.items():
@@ -258,7 +264,7 @@ def test_unpublished_bytes_cannot_be_fetched_but_may_be_linked() -> None:
         plan_pull(request, state_of({}))
     assert plan_pull(request, state_of({}), {sha(3): ("/build/a.bin",)}).links[0].origin == "/build/a.bin"
     # All of it has arrived already: nothing needs to travel, so nothing needs a source.
-    assert plan_pull(request, state_of({}, **{sha(3): size(3)})).fetches[0].size == 0
+    assert plan_pull(request, state_of({}, None, **{sha(3): size(3)})).fetches[0].size == 0
 
 
 def test_a_path_that_changed_its_letter_case_is_not_deleted() -> None:
@@ -267,6 +273,6 @@ def test_a_path_that_changed_its_letter_case_is_not_deleted() -> None:
 
 
 def test_abandoned_partials_go_but_those_of_partners_stay() -> None:
-    state = state_of({}, **{sha(0): 1, sha(1): 1, sha(2): 1})
+    state = state_of({}, None, **{sha(0): 1, sha(1): 1, sha(2): 1})
     plan = plan_pull(request_of("mine", {"a.bin": 0}, partner={"b.bin": 1}), state)
     assert plan.unused_partials == (sha(2),)

@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ role = "decoder"
 modality = "{modality}"
 """
 
-_TEXT_PARTS = "".join(_MODEL.format(name=name, modality="text") for name in ("chunk1", "chunk4")) + """
+_TEXT_PARTS = (
+    "".join(_MODEL.format(name=name, modality="text") for name in ("chunk1", "chunk4"))
+    + """
 [[component]]
 name = "embeddings"
 files = ["embed.bin"]
@@ -58,6 +61,7 @@ recipe = "tiny.tokenizer"
 role = "tokenizer"
 modality = "text"
 """
+)
 
 _SIGHT_PARTS = (
     "".join(
@@ -70,6 +74,7 @@ _SIGHT_PARTS = (
 )
 
 
+@cache
 def bytes_of(seed: object, size: int) -> bytes:
     """Random bytes, the same for the same seed."""
     return random.Random(str(seed)).randbytes(size)
@@ -183,7 +188,11 @@ class World:
 
     def environ(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "PYTHONPATH") if name in os.environ}
-        home = {"HOME": str(self.root / "home"), "ZOO_CACHE": str(self.root / "cache"), "HF_HOME": str(self.root / "hf")}
+        home = {
+            "HOME": str(self.root / "home"),
+            "ZOO_CACHE": str(self.root / "cache"),
+            "HF_HOME": str(self.root / "hf"),
+        }
         return {**kept, **home, **self.environment}
 
     def run(self, *arguments: str, models: Path | None = None) -> subprocess.CompletedProcess[str]:

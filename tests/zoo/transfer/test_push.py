@@ -322,3 +322,24 @@ def test_a_repo_named_by_hand_is_copied_from(zoo: TinyZoo, hub: RunningHub) -> N
     assert "copy" not in totals(plan(zoo, client(hub.endpoint), "tiny-sight").plan.actions)
     named = plan(zoo, client(hub.endpoint), "tiny-sight", copy_from=(TEXT_REPO,))
     assert totals(named.plan.actions)["copy"].count == 7
+
+
+def test_a_hub_that_refuses_to_copy_says_how_to_go_on(zoo: TinyZoo, hub: RunningHub) -> None:
+    push(zoo, client(hub.endpoint), "tiny")
+    hub.faults.add(Fault(path="/lfs-files/duplicate", times=1, status=403))
+    with pytest.raises(HubError, match="refused") as caught:
+        push(zoo, client(hub.endpoint), "tiny-sight")
+    assert "--no-copy" in (caught.value.hint or "")
+    failed = b'{"failed": [{"sha256": "00", "error": "other region"}]}'
+    hub.faults.add(Fault(path="/lfs-files/duplicate", times=1, status=200, body=failed))
+    with pytest.raises(HubError, match="other region") as caught:
+        push(zoo, client(hub.endpoint), "tiny-sight")
+    assert "--no-copy" in (caught.value.hint or "")
+    assert push(zoo, client(hub.endpoint), "tiny-sight", copy=False).made
+
+
+def test_something_that_is_not_a_hub(zoo: TinyZoo, hub: RunningHub) -> None:
+    for body in (b"<html>hello</html>", b"{}", b"[]", b"null"):
+        hub.faults.add(Fault(path="/api/models/", times=1, status=200, body=body))
+        with pytest.raises(HubError):
+            plan(zoo, client(hub.endpoint), "tiny")

@@ -36,6 +36,7 @@ PASSES = (
     "common::const_elimination",
     "common::sanitize_input_output_names",
     "common::fuse_transpose_matmul",  # else keys are transposed in memory, the largest operand of each layer
+    "common::merge_consecutive_reshapes",
     "common::dedup_op_and_var_names",  # add_fp16_cast relies on unique names
     "common::add_fp16_cast",
     "common::update_output_dtypes",

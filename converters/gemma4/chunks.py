@@ -22,6 +22,7 @@ from converters.gemma4.layers import (
     RMSNorm,
     TextLayer,
     from_channels,
+    grouped_mask,
     prepare_rotary,
     to_channels,
 )
@@ -59,8 +60,9 @@ class PerLayerInputs(nn.Module):
     def forward(self, hidden: Tensor, raw: Tensor, length: int) -> Tensor:
         """`hidden` `(1, 1, S, H)` and `raw` `(1, 1, S, layers * width)`, already scaled, to the shape of `raw`."""
         projected = from_channels(self.projection(to_channels(hidden))) * self.projection_scale
-        normed: Tensor = self.norm(projected.reshape(1, length, self.layers, self.width))
-        return (normed.reshape(1, 1, length, self.layers * self.width) + raw) * self.input_scale
+        normed = self.norm(projected.reshape(1, length, self.layers, self.width))
+        combined: Tensor = (normed.reshape(1, 1, length, self.layers * self.width) + raw) * self.input_scale
+        return combined
 
 
 class Head(nn.Module):
@@ -175,12 +177,14 @@ def _run_layers(chunk: TextChunk, call: _Call) -> tuple[Tensor, Tensor, _Caches]
     sliding = prepare_rotary(t["cos_s"], t["sin_s"], text.head_dim)
     full = prepare_rotary(t["cos_f"], t["sin_f"], text.global_head_dim)
     caches = _Caches(shared={name: t[name] for name in ("kv13_k", "kv13_v", "kv14_k", "kv14_v") if name in t})
+    groups = text.num_attention_heads // text.num_key_value_heads
+    full_mask = grouped_mask(t["causal_mask_full"], groups, length)
+    sliding_mask = grouped_mask(t["causal_mask_sliding"], groups, length)
     for index in range(chunk.span.start, chunk.span.end):
         layer = chunk.layers[str(index)]
         assert isinstance(layer, TextLayer)
         is_full = text.is_full(index)
-        rotary = full if is_full else sliding
-        mask = t["causal_mask_full" if is_full else "causal_mask_sliding"]
+        rotary, mask = (full, full_mask) if is_full else (sliding, sliding_mask)
         channels = layer.normalized_input(hidden)
         if text.is_shared(index):
             shared = "kv14" if is_full else "kv13"

@@ -136,6 +136,11 @@ def merge_heads(x: Tensor, heads: int, head_dim: int, length: int) -> Tensor:
     return x.permute(0, 1, 3, 2).reshape(1, heads * head_dim, 1, length)
 
 
+def grouped_mask(mask: Tensor, groups: int, length: int) -> Tensor:
+    """A mask `(1, 1, S, C)` for the rows of `attend`: `(1, 1, groups * S, C)`, or one row, which broadcasts."""
+    return mask.repeat(1, 1, groups, 1) if length > 1 else mask
+
+
 def attend(shape: LayerShape, length: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     """Grouped-query attention with scale 1.0.
 
@@ -147,16 +152,13 @@ def attend(shape: LayerShape, length: int, query: Tensor, key: Tensor, value: Te
         query: `(1, heads, S, d)`.
         key: `(1, kv_heads, C, d)`.
         value: `(1, kv_heads, C, d)`.
-        mask: `(1, 1, S, C)`, added to the scores.
+        mask: what is added to the scores; see `grouped_mask`.
 
     Returns:
         `(1, heads, S, d)`.
     """
-    groups = shape.heads // shape.kv_heads
-    rows = groups * length
+    rows = shape.heads // shape.kv_heads * length
     scores = query.reshape(1, shape.kv_heads, rows, shape.head_dim) @ key.transpose(-1, -2)
-    if length > 1:  # every head of the group meets the same mask rows; one row alone broadcasts
-        mask = mask.repeat(1, 1, groups, 1)
     mixed = torch.softmax(scores + mask, dim=-1) @ value
     return mixed.reshape(1, shape.heads, length, shape.head_dim)
 
@@ -224,7 +226,7 @@ class TextLayer(nn.Module):
             channels: `normalized_input(hidden)`.
             rotary: rows of the S positions.
             kv: what the layer attends to, both `(1, kv_heads, C, head_dim)`.
-            mask: `(1, 1, S, C)`.
+            mask: `grouped_mask` of `(1, 1, S, C)`.
         """
         heads, head_dim, length = self.shape.heads, self.shape.head_dim, kv.length
         query = self.q_norm(split_heads(self.q_proj(channels), heads, head_dim, length))

@@ -16,7 +16,7 @@ import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, cast
+from typing import Self
 
 import numpy as np
 
@@ -220,5 +220,5 @@ def unpack(packed: Array, dtype: DType, count: int) -> Array:
     values = out.reshape(-1)[:count]
     if dtype.is_signed:
         half = 1 << (bits - 1)
-        return cast("Array", ((values ^ half).astype(np.int8) - np.int8(half)).astype(np.int8))
-    return cast("Array", values)
+        return ((values ^ half).astype(np.int8) - np.int8(half)).astype(np.int8)
+    return values

@@ -8,7 +8,6 @@ in the next wider signed type.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import numpy as np
 import torch
@@ -66,9 +65,9 @@ def from_carrier(tensor: torch.Tensor, dtype: DType) -> Array:
     if dtype in _BIT_PATTERNS:
         integer, pattern = _BIT_PATTERNS[dtype]
         bits = tensor.to(pattern).view(torch.int16 if integer is np.int16 else torch.int8)
-        return cast("Array", bits.numpy().view(dtype.storage).copy())
+        return bits.numpy().view(dtype.storage).copy()
     with np.errstate(over="ignore"):  # beyond fp16's range is infinity, as on the device
-        return cast("Array", np.array(tensor.numpy(), dtype=dtype.storage, copy=True))
+        return np.array(tensor.numpy(), dtype=dtype.storage, copy=True)
 
 
 def round_fp16(tensor: torch.Tensor) -> torch.Tensor:

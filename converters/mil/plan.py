@@ -191,9 +191,17 @@ def compile_function(function: Function, weights: Weights, arithmetic: Arithmeti
         BlobError: the weight file does not fit the program.
     """
     refuse_unknown(function)
-    settings = _Settings(weights, arithmetic, always_check)
+    settings = _Settings(weights, arithmetic, always_check, _opset_number(function))
     block = Block(function.inputs, function.block.operations, function.block.outputs)
     return _Compiler(settings, block, outer={}).compile()
+
+
+def _opset_number(function: Function) -> int:
+    """The number in the opset's name: 5 is iOS 15, 6 iOS 16, 7 iOS 17, 8 iOS 18."""
+    number = function.opset.removeprefix("CoreML")
+    if not number.isdigit():
+        raise ProgramError(f"function {function.name!r} has the opset {function.opset!r}, expected CoreML<number>")
+    return int(number)
 
 
 def refuse_unknown(function: Function) -> None:
@@ -210,6 +218,7 @@ class _Settings:
     weights: Weights
     arithmetic: Arithmetic
     always_check: bool
+    opset: int
 
 
 class _Compiler:
@@ -300,7 +309,7 @@ class _Compiler:
         }
         blocks, captured = self._blocks(operation, label)
         types = tuple(output.type for output in operation.outputs)
-        site = Site(operation.kind, operation.name, operands, types, blocks, captured)
+        site = Site(operation.kind, operation.name, operands, types, self._settings.opset, blocks, captured)
         bound = implementation.build(site)
         if unseen := site.unseen():
             raise site.fail(f"parameters not handled: {', '.join(unseen)}")

@@ -98,8 +98,9 @@ class Model:
             arithmetic: in both cases inputs and weights have the values of their declared types, every
                 operation computes in float32, and outputs are given in their declared types. `fp32` keeps
                 results between operations (and in states) unrounded, which shows whether the program
-                computes the right thing; `fp16` rounds every fp16 result to fp16, which shows what precision that leaves. An
-                operation with inner steps (softmax, layer_norm, conv) is rounded once, at its end.
+                computes the right thing; `fp16` rounds every fp16 result to fp16, which shows what
+                precision that leaves. An operation with inner steps (softmax, layer_norm, conv) is
+                rounded once, at its end.
             weights: `keep` holds a weight's float32 tensor once it was used; `drop` makes large ones anew
                 each time, for less memory and more time. Or the `Weights` of another model of the package.
             always_check: compare all results with the program's declared types on every run, not only on

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -54,6 +54,7 @@ class Site:
         kind: the operation's type.
         name: the operation's name.
         outputs: declared types of the outputs.
+        opset: number of the operation set, 5 for iOS 15 to 8 for iOS 18 and on.
         blocks: compiled bodies, for control flow.
         captured: operands those bodies take from around them, in the order they expect.
     """
@@ -64,12 +65,14 @@ class Site:
         name: str,
         operands: Mapping[str, tuple[Operand, ...]],
         outputs: tuple[ValueType, ...],
+        opset: int,
         blocks: Sequence[Plan] = (),
         captured: Sequence[tuple[Operand, ...]] = (),
     ) -> None:
         self.kind = kind
         self.name = name
         self.outputs = outputs
+        self.opset = opset
         self.blocks = tuple(blocks)
         self.captured = tuple(captured)
         self._operands = operands
@@ -189,7 +192,7 @@ class Site:
         literal = operand.constant.literal
         if literal is not None and isinstance(literal.payload, np.ndarray):
             return literal.payload
-        return cast("Array", operand.constant.peek().numpy())
+        return operand.constant.peek().numpy()
 
     def ints(self, parameter: str, default: Sequence[int] | None = None) -> tuple[int, ...]:
         """A constant vector of integers."""

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("coremltools")
 
 import torch
 

@@ -18,7 +18,7 @@ from zoo.build.recipes import FindFamily, load_family, require_libraries
 from zoo.build.resources import step_memory, usable_cores, usable_memory
 from zoo.build.tensor_digests import TensorDigestCache
 from zoo.digests import DigestCache
-from zoo.errors import ConversionError
+from zoo.errors import ConversionError, DiskError
 from zoo.events import Progress, Silent
 from zoo.locations import cache_directory
 from zoo.lock import Lock, lock_path
@@ -204,6 +204,8 @@ def carry_out(
         ConversionError, MissingExtra, DiskError, Conflict: see `Executor.run` and `assemble`. Finished steps are kept.
     """
     refuse_foreign(build / plan.graph.entry.id)
+    if plan.complete_after:
+        _require_writable(build)
     outcomes = _run_steps(plan, caches, jobs or usable_cores(), progress or Silent())
     outputs = _cached_outputs(plan) | {name: outcome.cached for name, outcome in outcomes.items()}
     components = _results(plan, outputs, outcomes)
@@ -214,6 +216,16 @@ def carry_out(
         assemble(plan.graph, assembly, caches.digests)
     changed = bool(outcomes) or not assembly.current
     return BuildResult(plan, components, assembly.folder, assembly.lock, changed, assembly.removed)
+
+
+def _require_writable(build: Path) -> None:
+    """Fail before an hour of conversion rather than after it."""
+    try:
+        build.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"{build}: cannot be made: {error.strerror}", hint="choose another with --out DIR") from None
+    if not os.access(build, os.W_OK | os.X_OK):
+        raise DiskError(f"{build}: no permission to write there", hint="choose another with --out DIR")
 
 
 def _run_steps(plan: BuildPlan, caches: Caches, jobs: int, progress: Progress) -> dict[str, Outcome]:

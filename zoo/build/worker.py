@@ -67,7 +67,7 @@ def run_job(message: dict[str, Any], send: Send) -> None:
         send(_convert(message, send))
     except Exception as error:  # noqa: BLE001 - whatever a converter raises belongs into the log and the report
         traceback.print_exc()
-        send(_failure(error))
+        send(_failure(error, message["output"]))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -103,7 +103,7 @@ def _convert(message: dict[str, Any], send: Send) -> dict[str, Any]:
     return {"event": "done", "files": files, "peak_bytes": _peak_bytes()}
 
 
-def _failure(error: Exception) -> dict[str, Any]:
+def _failure(error: Exception, output: str) -> dict[str, Any]:
     from converters.recipe import RecipeError
     from zoo.errors import ZooError
 
@@ -114,7 +114,7 @@ def _failure(error: Exception) -> dict[str, Any]:
     if isinstance(error, ModuleNotFoundError):
         return {"event": "missing", "message": str(error.name)}
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-        return {"event": "disk", "message": f"{error.filename or 'disk'}: {error.strerror}"}
+        return {"event": "disk", "message": f"{error.filename or output}: {error.strerror}"}
     return {"event": "failed", "message": f"{type(error).__name__}: {error}"}
 
 

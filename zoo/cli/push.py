@@ -150,7 +150,8 @@ def _check_writable(catalog: Catalog) -> None:
     from zoo.errors import DiskError
     from zoo.locations import packaged_manifests
 
-    inside_package = packaged_manifests().name == "_manifests" and catalog.directory == packaged_manifests()
+    packaged = packaged_manifests()
+    inside_package = packaged.name == "_manifests" and catalog.directory.resolve() == packaged.resolve()
     if inside_package or not os.access(catalog.directory, os.W_OK):
         raise DiskError(
             f"{catalog.directory}: the lock could not be written here; nothing was sent",

@@ -32,7 +32,9 @@ GEMMA_TERMS = "Gemma is provided under and subject to the Gemma Terms of Use fou
 """The sentence that section 3.1 of the Gemma Terms of Use asks for in a file called Notice."""
 
 
-def generated_files(entry: Entry, lock: Lock, repo: str, remote_paths: Mapping[str, str]) -> dict[str, bytes]:
+def generated_files(
+    entry: Entry, lock: Lock, repo: str, remote_paths: Mapping[str, str], *, branch: str = "main"
+) -> dict[str, bytes]:
     """The repo's own files by path.
 
     Args:
@@ -40,9 +42,11 @@ def generated_files(entry: Entry, lock: Lock, repo: str, remote_paths: Mapping[s
         lock: the build's lock.
         repo: where to.
         remote_paths: path in the repo by bundle path.
+        branch: on which branch.
     """
+    moved = any(path != place for path, place in remote_paths.items())
     files = {
-        CARD: model_card(entry, lock, repo).encode(),
+        CARD: model_card(entry, lock, repo, branch=branch, moved=moved).encode(),
         INDEX: zoo_json(entry, lock, remote_paths),
     }
     if entry.manifest.checkpoint is not None:
@@ -89,8 +93,16 @@ def zoo_json(entry: Entry, lock: Lock, remote_paths: Mapping[str, str]) -> bytes
     return canonical_json(data, one_line_each="files")
 
 
-def model_card(entry: Entry, lock: Lock, repo: str) -> str:
-    """The README: metadata for the Hub, a table of components, and how to get the bundle."""
+def model_card(entry: Entry, lock: Lock, repo: str, *, branch: str = "main", moved: bool = False) -> str:
+    """The README: metadata for the Hub, a table of components, and how to get the bundle.
+
+    Args:
+        entry: the entry that is published.
+        lock: the build's lock.
+        repo: where to.
+        branch: on which branch.
+        moved: the repo keeps some files at other paths than the bundle.
+    """
     manifest = entry.manifest
     systems = [
         f"{name} {version} or later"
@@ -117,7 +129,7 @@ def model_card(entry: Entry, lock: Lock, repo: str) -> str:
         _component_table(entry, lock),
         "sha256 of every file is in [zoo.json](zoo.json).",
         "## How to get it",
-        _instructions(entry, repo),
+        _instructions(entry, repo, branch, moved=moved),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -163,13 +175,20 @@ def _component_row(part: Part, files: tuple[LockedFile, ...]) -> str:
     )
 
 
-def _instructions(entry: Entry, repo: str) -> str:
+def _instructions(entry: Entry, repo: str, branch: str, *, moved: bool) -> str:
     folder = entry.manifest.folder
+    revision = "" if branch == "main" else f" --revision {branch}"
+    client = "With the Hugging Face client:"
+    if moved:
+        client = (
+            "With the Hugging Face client. Some files lie at other paths here than in the app's folder; `path` and"
+            " `in_repo` in [zoo.json](zoo.json) say where each belongs:"
+        )
     steps = [
         "With `zoo`, which takes over what is on this disk already and verifies everything:",
         f"```sh\nzoo pull {entry.id}\n```",
-        "With the Hugging Face client:",
-        f"```sh\nhf download {repo} --local-dir {folder}\n```",
+        client,
+        f"```sh\nhf download {repo}{revision} --local-dir {folder}\n```",
         "From Swift, with the catalog that `zoo swift` writes:",
         f'```swift\nlet entry = ZooCatalog.compiled.entry("{entry.id}")\n```',
     ]

@@ -80,9 +80,10 @@ def pushed_text(pushed: Pushed, prepared: Prepared, lock_file: str) -> str:
             f"pull request: {pushed.pull_request or pushed.commit}\n"
             f"the lock was not changed: after the merge run `zoo lock {prepared.lock.entry} --from-hub`"
         )
-    made = "published as" if pushed.made else "is there, as"
+    place = f"{repo}@{pushed.commit[:12]}"
+    made = f"published as {place}; read back and compared" if pushed.made else f"is there already: {place}"
     lock = "written" if pushed.lock_changed else "unchanged"
-    return f"{made} {repo}@{pushed.commit[:12]}; read back and compared\nlock {lock}: {lock_file}"
+    return f"{made}\nlock {lock}: {lock_file}"
 
 
 def push_json(prepared: Prepared, entry: str, pushed: Pushed | None) -> dict[str, Any]:

@@ -131,15 +131,13 @@ class Arriving:
         os.close(self._handle)
 
     def _read_prefix(self) -> None:
-        buffer = bytearray(READ_BYTES)
-        view = memoryview(buffer)
-        while count := os.readv(self._handle, [buffer]):
-            self._hasher.update(view[:count])
+        while data := os.read(self._handle, READ_BYTES):
+            self._hasher.update(data)
 
 
 def _open_own(path: Path) -> int:
     """Open for writing a file that has no other name: a hard link would be written through."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     if path.is_symlink() or (path.exists() and path.stat().st_nlink > 1):
         path.unlink()
     return os.open(path, flags, 0o644)

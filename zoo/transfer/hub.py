@@ -253,6 +253,15 @@ class HubClient:
                     self._finished(operation, sent[operation.path_in_repo], xet=xet)
         return operations
 
+    def _finished(self, operation: CommitOperationAdd, sent: int, *, xet: bool) -> None:
+        path, size = operation.path_in_repo, operation.upload_info.size
+        # What was not counted went by xet, goes with the commit, or was there already.
+        self.progress.advance(path, size - sent)
+        if size < NOTED_BYTES:
+            self.progress.finish(path)
+        else:
+            self.progress.finish(path, "uploaded" if xet or sent else "the Hub had it")
+
     def _preupload(self, repo: str, branch: str, operations: list[CommitOperationAdd], pull_request: bool) -> None:
         self._api.preupload_lfs_files(
             repo,

@@ -91,6 +91,11 @@ def translate(error: BaseException, *, endpoint: str, repo: str, revision: str |
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         # huggingface_hub wraps what went wrong with one large file.
         return translate(error.__cause__, endpoint=endpoint, repo=repo, revision=revision)
+    return _built_in(error, host, repo)
+
+
+def _built_in(error: BaseException, host: str, repo: str) -> ZooError | None:
+    """Errors that are no class of the client's."""
     if isinstance(error, OSError):
         return DiskError(f"{error.filename or repo}: {error.strerror or _one_line(str(error))}")
     if isinstance(error, ValueError | RuntimeError):

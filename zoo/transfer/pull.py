@@ -217,8 +217,8 @@ def _raise_first(work: _Work, futures: list[Future[None]]) -> None:
     if not failed:
         return
     work.stop.set()
-    errors = [future.exception() for future in failed]
-    raise next(error for error in errors if error is not None and not isinstance(error, Stopped))
+    errors = [error for future in failed if (error := future.exception()) is not None]
+    raise next((error for error in errors if not isinstance(error, Stopped)), errors[0])
 
 
 def _prove(work: _Work, action: Link) -> bool:
@@ -384,6 +384,8 @@ def _finish(work: _Work) -> None:
     directory = partial_directory(work.folder)
     for name in work.plan.unused_partials:
         (directory / name).unlink(missing_ok=True)
+    done = {partial_name(action.file) for action in work.plan.fetches}
+    for name in done.union(work.plan.unused_partials):
         (directory / (name + ETAG_SUFFIX)).unlink(missing_ok=True)
     with suppress(OSError):
         directory.rmdir()

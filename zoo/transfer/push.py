@@ -209,7 +209,7 @@ def _generated(
     client: HubClient, entry: Entry, lock: Lock, options: PushOptions, target: Listing, paths: Mapping[str, str]
 ) -> tuple[dict[str, bytes], list[str]]:
     """Card, `zoo.json` and notice, but for those that somebody wrote by hand or that the bundle has itself."""
-    files = generated_files(entry, lock, options.repo, paths)
+    files = generated_files(entry, lock, options.repo, paths, branch=options.branch)
     notes: list[str] = []
     present = target.by_path()
     for path in sorted(files):

@@ -7,7 +7,6 @@ Decompressed fp16 weights are fp16 values in either arithmetic, as they are on a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 import torch
@@ -131,7 +130,7 @@ def _four_bit_rows(p: Parameters, indices: Sequence[int], table: torch.Tensor) -
     grouped = packed.reshape(groups, rows // 2)
     for group in range(groups):
         pairs = np.stack([entries[group, low], entries[group, high]], axis=-1).view(np.complex64).reshape(-1)
-        np.take(pairs, grouped[group], out=out[group])
+        np.take(pairs, grouped[group], out=out[group], mode="clip")  # never clips; "raise" would buffer
     return torch.from_numpy(out.view(np.float32)).reshape(tuple(indices))
 
 
@@ -157,7 +156,7 @@ def _look_up(label: str, indices: Array, table: torch.Tensor, vector_axis: int |
 
 
 def _mask(p: Parameters, name: str) -> Array:
-    return cast("Array", p.array(name).astype(bool))
+    return p.array(name).astype(bool)
 
 
 def _spread_nonzero(p: Parameters, values: torch.Tensor, mask: Array) -> torch.Tensor:

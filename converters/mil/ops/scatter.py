@@ -42,12 +42,12 @@ def _mode(site: Site) -> Scatter:
 def scatter(site: Site) -> Bound:
     """Changes whole slices along an axis; `indices` is a vector."""
     rank = site.rank("data")
-    axis, change = site.axis("axis", rank, 0), _mode(site)
+    axis, change, read = site.axis("axis", rank, 0), _mode(site), positions(site)
     site.require(site.rank("indices") == 1, f"has indices of rank {site.rank('indices')}, handled is 1")
     spread = [-1 if i == axis else 1 for i in range(rank)]
 
     def kernel(data: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor) -> torch.Tensor:
-        index = positions(indices, data.shape[axis]).reshape(spread).expand(updates.shape)
+        index = read(indices, data.shape[axis]).reshape(spread).expand(updates.shape)
         return change(data, axis, index, updates)
 
     return site.bind(kernel, "data", "indices", "updates")
@@ -56,9 +56,9 @@ def scatter(site: Site) -> Bound:
 @op("scatter_along_axis")
 def scatter_along_axis(site: Site) -> Bound:
     """Changes single elements along an axis, at each update's own place elsewhere."""
-    axis, change = site.axis("axis", site.rank("data"), 0), _mode(site)
+    axis, change, read = site.axis("axis", site.rank("data"), 0), _mode(site), positions(site)
     return site.bind(
-        lambda data, indices, updates: change(data, axis, positions(indices, data.shape[axis]), updates),
+        lambda data, indices, updates: change(data, axis, read(indices, data.shape[axis]), updates),
         "data", "indices", "updates",
     )  # fmt: skip
 
@@ -66,14 +66,14 @@ def scatter_along_axis(site: Site) -> Bound:
 @op("scatter_nd")
 def scatter_nd(site: Site) -> Bound:
     """Changes slices at index vectors, which are the last axis of `indices`."""
-    change = _mode(site)
+    change, read = _mode(site), positions(site)
 
     def kernel(data: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor) -> torch.Tensor:
         depth = indices.shape[-1]
         lead, rest = data.shape[:depth], data.shape[depth:]
         rows = data.reshape(math.prod(lead), math.prod(rest))
         values = updates.reshape(-1, math.prod(rest))
-        index = flat_positions(indices, lead).reshape(-1, 1).expand(values.shape)
+        index = flat_positions(indices, lead, read).reshape(-1, 1).expand(values.shape)
         return change(rows, 0, index, values).reshape(data.shape)
 
     return site.bind(kernel, "data", "indices", "updates")

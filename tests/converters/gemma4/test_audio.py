@@ -207,7 +207,7 @@ def test_norms_survive_values_whose_squares_leave_float16(
     encoder = load_audio(checkpoint, config, 48)
     weight = model.model.audio_tower.subsample_conv_projection.input_proj_linear.weight
     with torch.no_grad():
-        encoder.subsampling.projection *= loud
+        encoder.subsampling.projection.mul_(loud)
         weight *= loud
         try:
             expected, _ = reference(model, features.float())

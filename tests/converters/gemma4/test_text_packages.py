@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("coremltools")
 
 from converters.checkpoint import Checkpoint
 from converters.gemma4.config import parse_config
-from converters.gemma4.decode import build_decode_chunk, build_merged_chunk
+from converters.gemma4.decode import build_decode_chunk, build_merged_chunk, chunk_functions, load_chunk
 from converters.gemma4.recipes.text import DECODE_CHUNK, MERGED_CHUNK, TEXT_RECIPES
-from converters.package import quiet
+from converters.package import PASSES, convert, quiet
 from converters.recipe import Job, ParameterValue, RecipeError
+from tests.converters.test_package import structure
 
 pytestmark = pytest.mark.convert
 
@@ -146,6 +146,25 @@ def test_chunk2_and_3_interfaces(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert not merged.functions
     assert features(merged.input) == half(**CALL, **COMBINED, **ROPE, **CACHES_IN)
     assert features(merged.output) == half(**HIDDEN, **CACHES_OUT, **SHARED)
+
+
+def test_the_reduced_passes_give_what_the_default_ones_do(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Decode and verify, operation by operation, less the passes that would change weights or convolutions."""
+    with quiet():
+        import coremltools as ct
+
+        default = ct.PassPipeline()
+        default.remove_passes({"common::compose_conv1d", "common::fuse_conv_scale"})
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    text = parse_config(checkpoint.config).text
+    chunk = load_chunk(checkpoint, text, *text.chunk_boundaries()[1])
+    for function in chunk_functions(text, chunk, CONTEXT, 3, "decode_q1"):
+        found = []
+        for label, passes in (("ours", PASSES), ("default", default.passes)):
+            weights = tmp_path / function.spec.name / label
+            spec = convert(function, weights, passes)
+            found.append(structure(spec, "main", weights / "weight.bin"))
+        assert found[0] == found[1]
 
 
 def test_chunk4_and_chunk3_3way_are_the_same_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:

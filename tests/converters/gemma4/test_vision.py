@@ -17,7 +17,7 @@ from converters.gemma4.encoder_interface import Grid, full_grid, padded_grid
 from converters.gemma4.encoder_layers import clip
 from converters.gemma4.encoder_tensors import VISION, vision_shapes
 from converters.gemma4.vision import VisionEncoder, load_vision
-from converters.recipe import RecipeError
+from converters.recipe import Parameters, RecipeError
 from tests.converters.gemma4 import encoder_cases as cases
 
 pytestmark = pytest.mark.convert
@@ -200,6 +200,22 @@ def test_package_computes_what_transformers_computes(package: Path, model: Any, 
     inputs = {"pixel_values": pixels.numpy(), "pixel_position_ids": positions.numpy()}
     found = Model(package).predict(inputs)["image_features"][0]
     torch.testing.assert_close(torch.from_numpy(found).float(), expected, atol=5e-3, rtol=5e-3)
+
+
+def test_padded_package_computes_what_transformers_computes(
+    tiny_checkpoint: Path, tmp_path: Path, model: Any, config: Gemma4Config
+) -> None:
+    from converters.mil.runtime import Model
+
+    chosen: Parameters = {"variant": "padded", "tokens": 64}
+    package = cases.build(tiny_checkpoint, tmp_path / "out", NAME, "vision_video", chosen)
+    pixels, positions = image(padded_grid(vision_of(config), 64), 21, 12)
+    expected = expected_features(model, pixels, positions)
+    assert len(expected) == 28
+    inputs = {"pixel_values": pixels.numpy(), "pixel_position_ids": positions.numpy()}
+    found = torch.from_numpy(Model(package, arithmetic="fp16").predict(inputs)["image_features"][0]).float()
+    torch.testing.assert_close(found[:28], expected, atol=1e-2, rtol=1e-2)
+    assert not found[28:].any()
 
 
 def test_conversion_is_deterministic(package: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ class Results:
         self.path = save(folder / "cases.mlpackage", program, target)
         self.model = Model(self.path)
         self.kinds = {operation.kind for operation in self.model.package.function().block.walk()}
-        self.outputs = self.model.predict({n: v for n, v in inputs.items()})
+        self.outputs = self.model.predict(inputs)
 
     @staticmethod
     def _outward(variable: Any, types: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from pathlib import Path
 from typing import Any
@@ -151,9 +152,7 @@ def test_random_bytes_never_crash(tmp_path_factory: pytest.TempPathFactory, cont
     path = tmp_path_factory.getbasetemp() / "random.bin"
     path.write_bytes(struct.pack("<II56x", 3, 2) + content)
     with BlobFile(path) as file:
-        try:
-            file.records()
-            for offset in range(64, file.size, 64):
-                file.array(file.record(offset))
-        except BlobError as error:
-            assert str(path) in str(error)
+        for offset in range(64, file.size, 64):
+            with contextlib.suppress(BlobError):
+                blob = file.record(offset)
+                assert file.array(blob).size == blob.elements

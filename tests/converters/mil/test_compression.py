@@ -57,14 +57,22 @@ FORMS: dict[str, tuple[Any, set[str], Any]] = {
     "int6-lut": (_palettize(nbits=6, mode="uniform"), {LUT}, ct.target.iOS18),
     "int3-lut-g32": (_palettize(nbits=3, **GROUPED), {LUT}, ct.target.iOS18),
     "int1-lut": (_palettize(nbits=1, mode="uniform"), {LUT}, ct.target.iOS18),
-    "int4-lut-vector": (_palettize(nbits=4, mode="kmeans", cluster_dim=2, num_kmeans_workers=1), {LUT}, ct.target.iOS18),
+    "int4-lut-vector": (
+        _palettize(nbits=4, mode="kmeans", cluster_dim=2, num_kmeans_workers=1),
+        {LUT},
+        ct.target.iOS18,
+    ),
     "int4-lut-channel-scale": (
-        _palettize(nbits=4, enable_per_channel_scale=True, **GROUPED), {LUT, SHIFT}, ct.target.iOS18,
+        _palettize(nbits=4, enable_per_channel_scale=True, **GROUPED),
+        {LUT, SHIFT},
+        ct.target.iOS18,
     ),
     "int8-channel": (_linear(mode="linear_symmetric", dtype="int8"), {SHIFT}, ct.target.iOS18),
     "uint8-asymmetric": (_linear(mode="linear", dtype="uint8"), {SHIFT}, ct.target.iOS18),
     "int4-block": (
-        _linear(mode="linear_symmetric", dtype="int4", granularity="per_block", block_size=32), {SHIFT}, ct.target.iOS18,
+        _linear(mode="linear_symmetric", dtype="int4", granularity="per_block", block_size=32),
+        {SHIFT},
+        ct.target.iOS18,
     ),
     "int4-lut-ios16": (_palettize(nbits=4, mode="uniform"), {LUT}, ct.target.iOS16),
     "int8-ios16": (_linear(mode="linear", dtype="int8"), {"constexpr_affine_dequantize"}, ct.target.iOS16),
@@ -76,7 +84,8 @@ FORMS: dict[str, tuple[Any, set[str], Any]] = {
             opt.OptimizationConfig(global_config=opt.OpPalettizerConfig(mode="uniform", nbits=4, weight_threshold=10)),
             joint_compression=True,
         ),
-        {"constexpr_lut_to_sparse", "constexpr_sparse_to_dense"}, ct.target.iOS18,
+        {"constexpr_lut_to_sparse", "constexpr_sparse_to_dense"},
+        ct.target.iOS18,
     ),
     "sparse-int8": (
         lambda model: opt.linear_quantize_weights(
@@ -84,9 +93,10 @@ FORMS: dict[str, tuple[Any, set[str], Any]] = {
             opt.OptimizationConfig(global_config=opt.OpLinearQuantizerConfig(mode="linear", weight_threshold=10)),
             joint_compression=True,
         ),
-        {"constexpr_sparse_blockwise_shift_scale", "constexpr_sparse_to_dense"}, ct.target.iOS18,
+        {"constexpr_sparse_blockwise_shift_scale", "constexpr_sparse_to_dense"},
+        ct.target.iOS18,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -354,33 +354,23 @@ def test_flexible_shapes(tmp_path: Path) -> None:
         model.predict({"x": np.zeros((6, 3), np.float32)})
 
 
-def test_the_export_frontend_loses_tanh_gelu(tmp_path: Path) -> None:
-    """coremltools 9.0 turns tanh-approximated GELU into the exact one when it comes from torch.export.
+@pytest.mark.parametrize("target", ["iOS16", "iOS18"])
+def test_negative_indices_count_from_the_end_up_to_ios16(tmp_path: Path, target: str) -> None:
+    opset = getattr(ct.target, target)
 
-    The runtime must show it: the program is executed as it is, not as it was meant.
-    """
+    @mb.program(
+        input_specs=[mb.TensorSpec(shape=(3,)), mb.TensorSpec(shape=(2,), dtype=types.int32)], opset_version=opset
+    )  # type: ignore[untyped-decorator]
+    def built(x: Any, i: Any) -> Any:
+        return mb.gather(x=x, indices=i, axis=0, name="y")
 
-    class Gelu(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return F.gelu(x, approximate="tanh")
-
-    x = np.linspace(-3, 3, 32, dtype=np.float32)[None]
-
-    def convert() -> None:
-        program = torch.export.export(Gelu(), (torch.from_numpy(x),)).run_decompositions({})
-        ct.convert(
-            program, minimum_deployment_target=ct.target.iOS18, compute_precision=ct.precision.FLOAT32,
-            skip_model_load=True,
-        ).save(str(tmp_path / "g.mlpackage"))  # fmt: skip
-
-    quiet(convert)
-    traced = torch_package(tmp_path / "t.mlpackage", Gelu(), {"x": x}, half=False)
-    wanted = F.gelu(torch.from_numpy(x), approximate="tanh").numpy()
-    exported = Model(tmp_path / "g.mlpackage")
-    (output,) = exported.predict({exported.input_names[0]: x}).values()
-    (right,) = Model(traced).predict({"x": x}).values()
-    np.testing.assert_allclose(right, wanted, atol=1e-6)
-    assert np.abs(output - wanted).max() > 1e-4
+    model = Model(save(tmp_path / "g.mlpackage", built, opset))
+    inputs = {"x": np.array([1, 2, 3], np.float32), "i": np.array([-1, 0], np.int32)}
+    if target == "iOS16":
+        np.testing.assert_array_equal(model.predict(inputs)["y"], [3, 1])
+    else:
+        with pytest.raises(OpError, match=r"gather 'y' failed on \(float32\[3\], int32\[2\]\)"):
+            model.predict(inputs)
 
 
 def test_package_can_be_given_loaded(simple: Path) -> None:

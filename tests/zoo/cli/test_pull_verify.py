@@ -196,6 +196,19 @@ def test_mistakes_are_one_line_with_the_documented_code(world: World) -> None:
     assert "`zoo push tiny-sight`" in world.run("pull", SIGHT).stderr
 
 
+def test_bytes_come_from_wherever_they_lie(world: World) -> None:
+    world.pull(TEXT)
+    world.hub.log.clear()
+    elsewhere = world.root / "elsewhere"
+    report = world.pull(TEXT, "--from", str(world.folder), models=elsewhere)
+    assert report["plan"]["totals"].keys() == {"link"}
+    assert report["result"]["received_bytes"] == 0
+    assert content(elsewhere / "tiny") == text_bundle()
+    build = ("--build", str(world.root / "no builds"))
+    assert world.pull(TEXT, "--reuse", *build)["plan"]["totals"].keys() == {"keep"}
+    assert world.hub.log.all() == []
+
+
 def test_a_token_is_never_shown(world: World) -> None:
     world.environment["HF_TOKEN"] = "hf_verysecret"
     world.environment["HF_HUB_OFFLINE"] = "1"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.zoo.cli.in_process import TOKEN, environment, run_zoo
 from tests.zoo.transfer.push_support import SIGHT_REPO, TEXT_REPO, TinyZoo, bundle, tiny_zoo
-from zoo.errors import CheckFailed, HubError, InvalidDocument, UsageError
+from zoo.errors import CheckFailed, DiskError, HubError, InvalidDocument, UsageError
 from zoo.hub_server.process import RunningHub, running_hub
 
 
@@ -75,6 +75,18 @@ def test_a_sibling_is_copied_by_the_hub_and_the_plan_says_so(tmp_path: Path, zoo
     assert f"copied by the Hub from {TEXT_REPO}" in result.stdout
     assert f"published as {SIGHT_REPO}@" in result.stdout
     assert result.stderr == ""
+
+
+def test_the_manifests_inside_an_installed_zoo_are_not_written_to(
+    tmp_path: Path, zoo: TinyZoo, hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packaged = zoo.manifests.rename(tmp_path / "_manifests")
+    monkeypatch.setattr("zoo.locations.packaged_manifests", lambda: packaged)
+    refused = run_zoo("push", "tiny", cwd=tmp_path, hub=hub)
+    assert refused.returncode == DiskError.exit_code
+    assert "nothing was sent" in refused.stderr
+    assert hub.log.all() == []
+    assert run_zoo("push", "tiny", "--dry-run", cwd=tmp_path, hub=hub).returncode == 0
 
 
 def test_without_a_build(tmp_path: Path, zoo: TinyZoo) -> None:

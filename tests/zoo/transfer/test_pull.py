@@ -181,50 +181,67 @@ def test_wrong_bytes_never_reach_the_folder(world: World) -> None:
     assert load_receipt(world.folder).entries == {}
 
 
-def test_a_model_folder_appears_whole(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill between any two renames leaves no model folder with a part of its files."""
-    release_both(world)
-    renames = 0
+class Killed(BaseException):
+    """Stands in for a kill between two renames."""
+
+
+def pull_with_kills(world: World, entry: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
+    """Pull again and again, killed after 0, 3, 6, ... renames, until it gets through; yields what lies there."""
     replace = Path.replace
+    limit = 0
+    while True:
+        left = limit
 
-    class Killed(BaseException):
-        pass
-
-    def dying(limit: int) -> None:
         def replace_until(self: Path, target: Path) -> Path:
-            nonlocal renames
-            renames += 1
-            if renames > limit:
+            nonlocal left
+            left -= 1
+            if left < 0:
                 raise Killed
             return replace(self, target)
 
-        monkeypatch.setattr(Path, "replace", replace_until)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", replace_until)
+            try:
+                pull(world, entry)
+            except Killed:
+                pass
+            else:
+                assert limit > 9
+                return
+        yield content(world.folder)
+        limit += 3
 
+
+def test_a_model_folder_appears_whole(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    release_both(world)
     whole = {
         name: {p for p in sight_bundle() if p.startswith(name)} for name in ("chunk1", "chunk4", "vision", "audio")
     }
-    limit = 0
-    while True:
-        renames = 0
-        dying(limit)
-        try:
-            pull(world, SIGHT)
-        except Killed:
-            pass
-        else:
-            break
-        present = content(world.folder)
+    for present in pull_with_kills(world, SIGHT, monkeypatch):
         for name, files in whole.items():
-            there = {path for path in present if path.startswith(name)}
-            assert there in (set(), files)
-        limit += 3
-    monkeypatch.setattr(Path, "replace", replace)
-    assert limit > 9
+            assert {path for path in present if path.startswith(name)} in (set(), files)
     assert content(world.folder) == sight_bundle()
     assert world.hub.log.bytes_sent_twice() == 0, "nothing that had arrived travelled again"
 
 
-def test_kill_9_in_the_middle_continues_where_it_ended(world: World) -> None:
+def test_a_killed_update_loses_nothing_that_arrived(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    release_both(world)
+    pull(world, SIGHT)
+    newer = {path: data + b"+" if len(data) < 2_000_000 else data for path, data in sight_bundle().items()}
+    world.release(TEXT, {path: newer[path] for path in text_bundle()})
+    world.release(SIGHT, newer)
+    world.hub.log.clear()
+    for present in pull_with_kills(world, SIGHT, monkeypatch):
+        assert present.keys() == newer.keys()
+        assert all(data in (newer[path], sight_bundle()[path]) for path, data in present.items())
+    assert content(world.folder) == newer
+    assert world.sent() == sum(len(data) for data in set(newer.values()) - set(sight_bundle().values()))
+
+
+@pytest.mark.parametrize(
+    ("kill", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)]
+)
+def test_a_kill_in_the_middle_continues_where_it_ended(world: World, kill: signal.Signals, code: int) -> None:
     release_both(world, big=8_000_000)
     world.hub.faults.add(Fault(path="chunk1.mlmodelc/weights", bytes_per_s=8_000_000))
     process = subprocess.Popen(
@@ -241,8 +258,8 @@ def test_kill_9_in_the_middle_continues_where_it_ended(world: World) -> None:
             break
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(kill)
+    assert process.wait(timeout=60) == code
     arrived = partial.stat().st_size
     assert 1_000_000 < arrived < 8_000_000
     assert content(world.folder) == {}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -343,3 +344,50 @@ def test_something_that_is_not_a_hub(zoo: TinyZoo, hub: RunningHub) -> None:
         hub.faults.add(Fault(path="/api/models/", times=1, status=200, body=body))
         with pytest.raises(HubError):
             plan(zoo, client(hub.endpoint), "tiny")
+
+
+def test_what_arrived_before_a_failure_is_not_sent_again(zoo: TinyZoo, hub: RunningHub) -> None:
+    hub.faults.add(Fault(path="/lfs/objects/", method="PUT", skip=2, times=1, status=403))
+    with pytest.raises(HubError):
+        push(zoo, client(hub.endpoint), "tiny")
+    arrived = {exchange.path for exchange in hub.log.all("/lfs/objects/", "PUT") if exchange.status == 200}
+    assert arrived
+    assert zoo.catalog.get("tiny").lock is None
+    hub.log.clear()
+    assert push(zoo, client(hub.endpoint), "tiny").made
+    again = {exchange.path for exchange in hub.log.all("/lfs/objects/", "PUT")}
+    assert not arrived & again
+
+
+def test_a_file_that_changes_while_it_is_uploaded_is_not_committed(
+    zoo: TinyZoo, hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = client(hub.endpoint)
+    prepared = plan(zoo, talk, "tiny")
+    honest = talk.stage
+
+    def while_somebody_writes(*arguments: Any, **options: Any) -> Any:
+        done = honest(*arguments, **options)
+        (zoo.build / "tiny/model_config.json").write_bytes(b'{"model": "TINY"}\n')
+        return done
+
+    monkeypatch.setattr(talk, "stage", while_somebody_writes)
+    with pytest.raises(DigestMismatch, match="changed while it was uploaded"):
+        execute(talk, prepared, entry=zoo.catalog.get("tiny"))
+    assert hub.log.all("/commit/") == []
+
+
+def test_a_lost_answer_to_a_pull_request_does_not_open_a_second_one(zoo: TinyZoo, hub: RunningHub) -> None:
+    hub.faults.add(Fault(path="/commit/", method="POST", times=1, cut_after=0))
+    pushed = push(zoo, client(hub.endpoint), "tiny", pull_request=True)
+    assert pushed.pull_request is not None
+    assert client(hub.endpoint).pull_request_commits(TEXT_REPO) == {pushed.commit}
+
+
+def test_files_of_another_entry_on_the_same_branch_are_not_deleted(zoo: TinyZoo, hub: RunningHub) -> None:
+    sight = zoo.manifests / "tiny-sight.toml"
+    sight.write_text(sight.read_text().replace(SIGHT_REPO, TEXT_REPO))
+    zoo.build_entry("tiny-sight")
+    push(zoo, client(hub.endpoint), "tiny-sight")
+    push(zoo, client(hub.endpoint), "tiny", delete=True)
+    assert "vision.ane.mlmodelc/weights/weight.bin" in remote_sha256s(hub, TEXT_REPO)

@@ -49,10 +49,18 @@ PASSES = (
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A module and its signature; positional inputs and outputs in the order of `spec`."""
+    """A module and its signature.
+
+    Attributes:
+        spec: positional inputs and outputs in this order.
+        module: what is traced.
+        half: the module is float16 throughout, so no weight need pass through float32, which otherwise takes
+            twice the time and three times the memory. Not for passes that leave some operations in float32.
+    """
 
     spec: FunctionSpec
     module: nn.Module
+    half: bool = False
 
 
 def build_package(
@@ -110,7 +118,7 @@ def convert(function: Function, weights_dir: Path, passes: Sequence[str] = PASSE
         # torch.export's frontend drops gelu's tanh form (coremltools 9.0), so: trace
         trace: Any = torch.jit.trace
         traced = trace(function.module.eval(), example, check_trace=False)
-    with quiet(), _unchecked_passes():
+    with quiet(), _unchecked_passes(), _half_inputs() if function.half else contextlib.nullcontext():
         model = ct.convert(
             traced,
             inputs=[_tensor_type(ct, item) for item in function.spec.inputs],
@@ -208,3 +216,28 @@ def _unchecked_passes() -> Iterator[None]:
         yield
     finally:
         MilProgram.validate = original
+
+
+@contextlib.contextmanager
+def _half_inputs() -> Iterator[None]:
+    """Keep coremltools' TorchScript frontend from casting float16 inputs to float32.
+
+    It assumes a float32 module there, and the cast pulls every weight along.
+    """
+    from coremltools.converters.mil.frontend.torch import converter
+
+    builder = converter.mb
+
+    class HalfBuilder:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(builder, name)
+
+        def cast(self, *, x: Any, dtype: str, **rest: Any) -> Any:
+            is_input = x.op is None
+            return x if is_input and dtype == "fp32" else builder.cast(x=x, dtype=dtype, **rest)
+
+    converter.mb = HalfBuilder()
+    try:
+        yield
+    finally:
+        converter.mb = builder

@@ -90,7 +90,8 @@ def chunk_functions(
         return decode_spec(text, chunk.span, context_length, name)
 
     bodies = [(decode, spec_of(0))] + ([(verify, spec_of(verify_length))] if verify_length else [])
-    return [Function(spec, ChunkFunction(chunk, body, spec)) for body, spec in bodies]
+    half = all(parameter.dtype == torch.float16 for parameter in chunk.parameters())
+    return [Function(spec, ChunkFunction(chunk, body, spec), half) for body, spec in bodies]
 
 
 def _build(job: Job, checkpoint: Checkpoint, text: TextConfig, parameters: TextParameters, recipe: str) -> None:

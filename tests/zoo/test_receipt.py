@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo.errors import InvalidDocument, UnsafePath
@@ -25,6 +25,7 @@ entries = st.builds(
 )
 
 
+@settings(max_examples=25)
 @given(st.dictionaries(names, entries, max_size=3))
 def test_a_receipt_survives_the_disk(tmp_path_factory: pytest.TempPathFactory, entries: dict[str, Installed]) -> None:
     folder = tmp_path_factory.mktemp("folder")

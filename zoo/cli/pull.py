@@ -125,7 +125,7 @@ def pull(
         stop = threading.Event()
         fetcher = HttpFetcher(address, token=hub_token() if plan.fetches else None, stop=stop)
         stack.callback(fetcher.close)
-        with progress_display("Fetching", unit="bytes", quiet=quiet) as progress:
+        with progress_display("Fetching", unit="bytes", total=plan.bytes_to_place, quiet=quiet) as progress:
             result = carry_out(
                 plan, folder, fetcher=fetcher, stop=stop, cache=cache, progress=progress, link=link.value, jobs=jobs
             )

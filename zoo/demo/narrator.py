@@ -38,6 +38,10 @@ class Narrator:
         """A sentence between commands."""
         print(text, flush=True)
 
+    def move_to(self, environment: dict[str, str]) -> None:
+        """From here on, commands run with these variables changed."""
+        self.environment = self.environment | environment
+
     def zoo(self, *arguments: str, expect: int = 0) -> float:
         """Run a `zoo` command with its output on this terminal; return the seconds it took.
 

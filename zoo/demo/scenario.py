@@ -157,7 +157,8 @@ def _push(stage: Stage) -> tuple[PushFigures, ...]:
 
 
 def _pull(stage: Stage) -> tuple[PullFigures, ...]:
-    stage.narrator.chapter("Pull: both entries live in one folder, as on the device")
+    stage.narrator.chapter("Pull: on a machine that has built nothing; both entries live in one folder")
+    stage.narrator.move_to(stage.place.device())
     figures = []
     for entry, options in ((TEXT, ()), (MULTIMODAL, ("--reuse",))):
         before = stage.hub.log.bytes_sent("/resolve/")

@@ -115,6 +115,6 @@ def summary_text(summary: Summary) -> str:
         f"By hand, {human_bytes(wanted)} would have been sent and fetched. {human_bytes(moved)} were. "
         f"All of it in {human_seconds(summary.seconds)}."
     )
-    look = f"Look around in {summary.root}: build/, models/, app/, zoo/*.lock.json"
+    look = f"Look around in {summary.root}: build/, device/models/, app/, zoo/*.lock.json"
     table = columns(rows, align="<<><")
     return f"{paint('What happened', 'bold')}\n{table}\n\n{paint(closing, 'green')}\n{paint(look, 'dim')}"

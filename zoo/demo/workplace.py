@@ -41,8 +41,8 @@ class Workplace:
 
     @property
     def models(self) -> Path:
-        """What a device would have."""
-        return self.root / "models"
+        """What the device has."""
+        return self.root / "device" / "models"
 
     @property
     def hub(self) -> Path:
@@ -58,6 +58,10 @@ class Workplace:
     def cache(self) -> Path:
         """The step cache."""
         return self.root / "cache"
+
+    def device(self) -> dict[str, str]:
+        """What another machine would see: neither this one's builds nor its caches."""
+        return {"ZOO_BUILD": str(self.root / "device" / "build"), "ZOO_CACHE": str(self.root / "device" / "cache")}
 
     def environment(self, endpoint: str) -> dict[str, str]:
         """The environment commands run in: this workplace's directories, the embedded Hub, nobody's account."""
@@ -88,7 +92,7 @@ def prepare(root: Path, entries: tuple[str, ...]) -> Workplace:
             raise Conflict(f"{root} is not empty and not a demo's", hint="name another directory: zoo demo DIR")
         place.root.mkdir(parents=True, exist_ok=True)
         marker.touch()
-        for stale in (place.zoo, place.build, place.models, place.hub, place.app):
+        for stale in (place.zoo, place.build, place.root / "device", place.hub, place.app):
             if stale.exists():
                 shutil.rmtree(stale)
         place.zoo.mkdir()

@@ -59,6 +59,11 @@ class PullPlan:
     unused_partials: tuple[str, ...] = ()
 
     @property
+    def bytes_to_place(self) -> int:
+        """Bytes of every file that is fetched or linked: what progress counts up to."""
+        return sum(action.file.size for action in self.fetches) + sum(action.size for action in self.links)
+
+    @property
     def fetches(self) -> tuple[Fetch, ...]:
         """The files that travel, largest remaining part first."""
         return tuple(action for action in self.actions if isinstance(action, Fetch))

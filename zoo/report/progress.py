@@ -17,35 +17,73 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 Unit = Literal["bytes", "steps"]
+
 LINE_EVERY_SECONDS = 10.0
 """How often a log without a terminal gets a line: often enough to see life, rare enough to read."""
 
+NOTED_BYTES = 1_000_000
+"""Smaller files are counted but get no line of their own: a bundle has dozens that take no time."""
+
 
 @contextmanager
-def progress_display(title: str, *, unit: Unit, quiet: bool = False) -> Iterator[Progress]:
+def progress_display(title: str, *, unit: Unit, total: float | None = None, quiet: bool = False) -> Iterator[Progress]:
     """Show progress of a piece of work for as long as the context lasts.
 
     Args:
         title: what is being done, e.g. `Fetching`.
         unit: `bytes`, or `steps` (fractions of a step are reported in thousandths).
+        total: units of the whole piece of work; without it the items begun so far add up to the total.
         quiet: show nothing.
     """
     if quiet:
         yield Silent()
     elif sys.stderr.isatty():
-        with _live(title, unit) as display:
+        with _live(title, unit, total) as display:
             yield display
     else:
-        yield _Lines(title, unit)
+        yield _Lines(title, unit, total)
+
+
+class _Tally:
+    """What both displays count: items under way, and everything together."""
+
+    def __init__(self, unit: Unit, total: float | None) -> None:
+        self.unit = unit
+        self.fixed = total
+        self.begun = 0.0
+        self.done = 0.0
+        self.finished = 0
+        self.items: dict[str, list[float]] = {}
+
+    @property
+    def total(self) -> float:
+        return max(self.fixed or 0.0, self.begun)
+
+    def start(self, item: str, total: float, done: float) -> None:
+        self.begun += total
+        self.done += done
+        self.items[item] = [done, total]
+
+    def advance(self, item: str, amount: float) -> None:
+        self.done += amount
+        if item in self.items:
+            self.items[item][0] += amount
+
+    def finish(self, item: str) -> bool:
+        """Count the item as complete, and return whether it is worth a line."""
+        done, total = self.items.pop(item, (0.0, 0.0))
+        # What a step did not report, and what was found to be there already, is done all the same.
+        self.done += total - done
+        self.finished += 1
+        return self.unit == "steps" or total >= NOTED_BYTES
 
 
 @contextmanager
-def _live(title: str, unit: Unit) -> Iterator[Progress]:
+def _live(title: str, unit: Unit, total: float | None) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
-        MofNCompleteColumn,
         ProgressColumn,
         TextColumn,
         TimeElapsedColumn,
@@ -58,93 +96,89 @@ def _live(title: str, unit: Unit) -> Iterator[Progress]:
         figures = [DownloadColumn(), TransferSpeedColumn()]
     else:
         figures = [TextColumn("{task.fields[count]}"), TimeElapsedColumn()]
-    del MofNCompleteColumn
-    columns = [TextColumn("{task.description}"), BarColumn(bar_width=28), *figures]
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=28), *figures]
     with RichProgress(*columns, console=Console(stderr=True), transient=True, expand=False) as bars:
-        yield _Live(bars, title, unit)
+        yield _Live(bars, title, _Tally(unit, total))
 
 
 class _Live:
     """Rich bars: one for everything, one per item under way."""
 
-    def __init__(self, bars: RichProgress, title: str, unit: Unit) -> None:
+    def __init__(self, bars: RichProgress, title: str, tally: _Tally) -> None:
         self._bars = bars
-        self._unit = unit
+        self._tally = tally
         self._guard = threading.Lock()
         self._tasks: dict[str, TaskID] = {}
-        self._total = 0
-        self._done_items = 0
-        self._all = bars.add_task(f"[bold]{title}", total=0, count="")
+        self._all = bars.add_task(title, total=tally.total or None, count="")
 
-    def _count(self) -> str:
-        return f"{self._done_items} done, {len(self._tasks)} running" if self._unit == "steps" else ""
+    def _refresh(self) -> None:
+        tally = self._tally
+        count = f"{tally.finished} done, {len(self._tasks)} running" if tally.unit == "steps" else ""
+        self._bars.update(self._all, total=tally.total, completed=tally.done, count=count)
 
     def start(self, item: str, total: int, done: int = 0) -> None:
         with self._guard:
-            self._total += total
+            self._tally.start(item, total, done)
             self._tasks[item] = self._bars.add_task(f"  {item}", total=total, completed=done, count="")
-            self._bars.update(self._all, total=self._total, advance=done, count=self._count())
+            self._refresh()
 
     def advance(self, item: str, amount: int) -> None:
         with self._guard:
+            self._tally.advance(item, amount)
             if item in self._tasks:
                 self._bars.advance(self._tasks[item], amount)
-            self._bars.advance(self._all, amount)
+            self._refresh()
 
     def finish(self, item: str, note: str = "") -> None:
         with self._guard:
+            worth_a_line = self._tally.finish(item)
             task = self._tasks.pop(item, None)
             if task is not None:
                 self._bars.remove_task(task)
-            self._done_items += 1
-            self._bars.update(self._all, count=self._count())
-        if note:
-            self.say(f"[green]✓[/] {item} [dim]{note}[/]")
+            self._refresh()
+        if note and worth_a_line:
+            self.say(f"✓ {item} {note}")
 
     def say(self, text: str) -> None:
-        self._bars.console.print(text, highlight=False)
+        # Paths and messages may contain brackets; they are text, not markup.
+        self._bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class _Lines:
     """A line when an item is complete and every few seconds in between."""
 
-    def __init__(self, title: str, unit: Unit) -> None:
+    def __init__(self, title: str, unit: Unit, total: float | None) -> None:
         self._title = title
-        self._unit = unit
+        self._tally = _Tally(unit, total)
         self._guard = threading.Lock()
-        self._total = 0
-        self._done = 0
-        self._items: dict[str, list[int]] = {}
         self._last = time.monotonic()
 
     def start(self, item: str, total: int, done: int = 0) -> None:
         with self._guard:
-            self._total += total
-            self._done += done
-            self._items[item] = [done, total]
+            self._tally.start(item, total, done)
 
     def advance(self, item: str, amount: int) -> None:
         with self._guard:
-            self._done += amount
-            if item in self._items:
-                self._items[item][0] += amount
+            self._tally.advance(item, amount)
             now = time.monotonic()
-            if now - self._last < LINE_EVERY_SECONDS or not self._total:
+            if now - self._last < LINE_EVERY_SECONDS or not self._tally.total:
                 return
             self._last = now
             line = f"{self._title}: {self._state()}"
         self.say(line)
 
     def _state(self) -> str:
-        if self._unit == "bytes":
-            return f"{human_bytes(self._done)} of {human_bytes(self._total)}, {100 * self._done // self._total} %"
+        tally = self._tally
+        if tally.unit == "bytes" or tally.fixed:
+            amount = f"{human_bytes(int(tally.done))} of {human_bytes(int(tally.total))}, "
+            return f"{amount if tally.unit == 'bytes' else ''}{100 * tally.done / tally.total:.0f} %"
         # Steps begin one after another, so the sum over those begun says nothing about all of them.
-        return ", ".join(f"{item} {100 * done // max(1, total)} %" for item, (done, total) in self._items.items())
+        return ", ".join(f"{item} {100 * done / max(1, total):.0f} %" for item, (done, total) in tally.items.items())
 
     def finish(self, item: str, note: str = "") -> None:
         with self._guard:
-            self._items.pop(item, None)
-        if note:
+            worth_a_line = self._tally.finish(item)
+        if note and worth_a_line:
             self.say(f"{self._title}: {item} {note}")
 
     def say(self, text: str) -> None:

@@ -151,12 +151,14 @@ class HttpFetcher:
     def _from_source(self, order: _Order) -> Digests:
         """All bytes from one address; once more from the start if they turn out wrong."""
         file, arriving = order.file, order.arriving
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
+            if attempt:
+                order.progress.say(f"{file.path}: bytes are not what the lock says; fetching it once more")
             self._receive_all(order)
             digests = arriving.digests()
             if file.sha256 in (None, digests.sha256):
                 return digests
-            order.start_again(f"{file.path}: bytes are not what the lock says")
+            order.start_again()
         raise mismatch(file, digests.sha256, order.url, f"wrong bytes arrived {TRIES} times")
 
     def _receive_all(self, order: _Order) -> None:
@@ -169,7 +171,8 @@ class HttpFetcher:
                 failures = 1 if order.arriving.size > before else failures + 1
                 if again.from_start:
                     restarts += 1
-                    order.start_again(again.error.message)
+                    order.start_again()
+                    order.progress.say(f"{again.error.message}; starting it again")
                 if failures >= self._retry.attempts or restarts > TRIES:
                     raise Unreachable(again.error.message, hint=again.error.hint) from None
                 wait = self._retry.wait(failures) if again.wait is None else again.wait
@@ -206,7 +209,7 @@ class HttpFetcher:
                 etag = response.headers.get("ETag")
                 if skip and order.file.sha256 is None and (etag is None or etag != order.arriving.etag):
                     # Without a digest nothing would notice that the two parts are of different files.
-                    order.start_again(f"{order.file.path}: may have changed on the Hub")
+                    order.start_again()
                     skip = 0
                 order.arriving.etag = etag
                 self._stream(response, order, skip)
@@ -281,11 +284,10 @@ class _Order:
     arriving: Arriving
     progress: Progress
 
-    def start_again(self, why: str) -> None:
+    def start_again(self) -> None:
         """Throw away what arrived."""
         lost = self.arriving.discard()
         self.progress.advance(self.file.path, -lost)
-        self.progress.say(f"{why}; starting it again")
 
 
 class _Bearer:
@@ -320,4 +322,4 @@ def _cause(error: BaseException) -> str:
             break
         seen = following
     words = str(seen).rpartition(": ")[2].rpartition("] ")[2] or type(seen).__name__
-    return words[:160]
+    return (words if "(" in words else words.removesuffix(")"))[:160]

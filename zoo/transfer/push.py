@@ -153,7 +153,7 @@ def prepare(
     elif new_branch:
         notes.append(f"branch {options.branch} does not exist yet and will start at {target.commit[:7]}")
     if lock.model_format == "mlpackage":
-        notes.append("the bundle holds .mlpackage folders; `zoo compile` on a Mac makes the .mlmodelc ones")
+        notes.append("the bundle holds .mlpackage folders: compile them on a Mac or on the device before use")
     return Prepared(
         plan=plan,
         options=options,

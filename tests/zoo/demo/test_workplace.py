@@ -21,7 +21,7 @@ def test_only_a_demo_is_ever_cleared(tmp_path: Path) -> None:
 def test_a_second_demo_keeps_the_checkpoint_and_the_step_cache(tmp_path: Path) -> None:
     place = prepare(tmp_path / "demo", ("gemma4-e4b",))
     for kept in (place.checkpoint, place.cache, place.models):
-        kept.mkdir()
+        kept.mkdir(parents=True)
         (kept / "x").touch()
     again = prepare(tmp_path / "demo", ("gemma4-e4b",))
     assert (again.checkpoint / "x").exists()
@@ -35,7 +35,7 @@ def test_commands_see_the_demo_and_nobody_s_account(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("ZOO_MODELS", "/home/someone/models")
     environment = prepare(tmp_path / "demo", ()).environment("http://127.0.0.1:1")
     assert "hf_secret" not in environment.values()
-    assert environment["ZOO_MODELS"] == str(tmp_path.resolve() / "demo" / "models")
+    assert environment["ZOO_MODELS"] == str(tmp_path.resolve() / "demo" / "device" / "models")
     assert environment["HF_ENDPOINT"] == "http://127.0.0.1:1"
 
 

@@ -54,8 +54,10 @@ class PerLayerInputs(nn.Module):
         self.norm = RMSNorm(read(PLE_NORM), text.rms_norm_eps)
         self.layers = text.num_hidden_layers
         self.width = text.hidden_size_per_layer_input
-        self.projection_scale = text.hidden_size**-0.5
-        self.input_scale = 2.0**-0.5
+        # tensors, not numbers: coremltools takes a Python number for float32 and would drag all that follows along
+        dtype = self.norm.weight.dtype
+        self.projection_scale = nn.Parameter(torch.tensor([text.hidden_size**-0.5], dtype=dtype), False)
+        self.input_scale = nn.Parameter(torch.tensor([2.0**-0.5], dtype=dtype), False)
 
     def forward(self, hidden: Tensor, raw: Tensor, length: int) -> Tensor:
         """`hidden` `(1, 1, S, H)` and `raw` `(1, 1, S, layers * width)`, already scaled, to the shape of `raw`."""
@@ -146,7 +148,8 @@ def _own_kv(
     visible: list[Tensor] = []
     for letter, new in zip("KV", projected, strict=True):
         cache = call.tensors[f"{letter}_{kind}_in"]
-        padded = F.pad(new, (0, padding)) if padding > 0 else new
+        # the cast does nothing in torch; coremltools pads in float32 and would drag all that follows along
+        padded = F.pad(new, (0, padding)).to(new.dtype) if padding > 0 else new
         if is_full:
             updated = call.write_full(cache[position : position + 1], padded)
         else:  # right-aligned: the oldest rows go, the new ones come last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,7 +28,12 @@ from zoo.cli.output import print_json, print_report, say
 from zoo.errors import UsageError
 
 if TYPE_CHECKING:
+    from zoo.catalog import Catalog, Entry
+    from zoo.digests import DigestCache
+    from zoo.links import LinkMode
     from zoo.plan.pull import PullPlan
+    from zoo.selection import Selection
+    from zoo.transfer.pull import PullResult
     from zoo.transfer.reuse import Provider
 
 
@@ -76,63 +82,122 @@ def pull(
       zoo pull gemma4-e4b-multimodal --without audio --dry-run
       zoo pull gemma4-e4b --from ~/Downloads/gemma4-e4b
     """
-    import contextlib
-    import threading
-
     from zoo.catalog import load_catalog
-    from zoo.digests import DigestCache
-    from zoo.folder import folder_lock
     from zoo.locations import models_directory, zoo_directory
-    from zoo.plan.pull import plan_json
-    from zoo.report.progress import progress_display
-    from zoo.report.pull import dry_run_text, plan_text, result_text
-    from zoo.selection import Selection
-    from zoo.transfer.http import HttpFetcher
-    from zoo.transfer.prepare import prepare_pull, published_lock
-    from zoo.transfer.pull import carry_out, recover_staging
-    from zoo.transfer.remote import hub_token, resolve_endpoint
+    from zoo.transfer.prepare import published_lock
+    from zoo.transfer.remote import resolve_endpoint
 
-    chosen = Selection(names(only), names(without))
-    if everything and not chosen.everything:
-        raise UsageError("--all does not go together with --only and --without")
-    selection = chosen if everything or not chosen.everything else None
-    text = format is OutputFormat.text
+    selection = _selection(only, without, everything)
     address = resolve_endpoint(endpoint)
     catalog = load_catalog(zoo_directory(zoo))
     found = catalog.get(entry)
     published_lock(found)
     place = models_directory(models)
     folder = place / found.manifest.folder
+    _run(
+        _Order(catalog, found, folder, selection, _providers(reuse, from_, place, build, folder)),
+        _How(address, link.value, jobs, dry_run=dry_run, yes=yes, quiet=quiet, text=format is OutputFormat.text),
+    )
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is wanted, and where."""
+
+    catalog: Catalog
+    entry: Entry
+    folder: Path
+    selection: Selection | None
+    providers: list[Provider]
+
+
+@dataclass(frozen=True)
+class _How:
+    """The options that say how."""
+
+    endpoint: str
+    link: LinkMode
+    jobs: int
+    dry_run: bool
+    yes: bool
+    quiet: bool
+    text: bool
+
+
+def _run(order: _Order, how: _How) -> None:
+    """Plan under the folder's lock, show the plan, carry it out, show what was done."""
+    import contextlib
+
+    from zoo.digests import DigestCache
+    from zoo.folder import folder_lock
+    from zoo.plan.pull import plan_json
+    from zoo.report.progress import progress_display
+    from zoo.report.pull import dry_run_text, plan_text, result_text
+    from zoo.transfer.prepare import prepare_pull
+    from zoo.transfer.pull import recover_staging
+
+    folder = order.folder
     with contextlib.ExitStack() as stack:
         cache = stack.enter_context(DigestCache.default())
-        providers = _providers(reuse, from_, place, build, folder)
-        if not dry_run:
-            stack.enter_context(folder_lock(folder, doing=f"zoo pull {entry}", on_wait=say))
+        if not how.dry_run:
+            stack.enter_context(folder_lock(folder, doing=f"zoo pull {order.entry.id}", on_wait=say))
             recover_staging(folder, cache)
-        with progress_display("Looking", unit="bytes", quiet=quiet) as progress:
+        with progress_display("Looking", unit="bytes", quiet=how.quiet) as progress:
             prepared = prepare_pull(
-                catalog, found, folder, selection=selection, providers=providers, cache=cache, progress=progress
+                order.catalog,
+                order.entry,
+                folder,
+                selection=order.selection,
+                providers=order.providers,
+                cache=cache,
+                progress=progress,
             )
         plan = prepared.plan
         for remark in prepared.remarks:
             say(f"note: {remark}")
-        if text:
+        if how.text:
             print_report(plan_text(plan, str(folder)))
-        if dry_run:
-            print_report(dry_run_text(plan)) if text else print_json({"plan": plan_json(plan, str(folder))})
+        if how.dry_run:
+            print_report(dry_run_text(plan)) if how.text else print_json({"plan": plan_json(plan, str(folder))})
             return
-        _ask(plan, yes=yes)
-        stop = threading.Event()
-        fetcher = HttpFetcher(address, token=hub_token() if plan.fetches else None, stop=stop)
-        stack.callback(fetcher.close)
-        with progress_display("Fetching", unit="bytes", total=plan.bytes_to_place, quiet=quiet) as progress:
-            result = carry_out(
-                plan, folder, fetcher=fetcher, stop=stop, cache=cache, progress=progress, link=link.value, jobs=jobs
-            )
-    if text:
+        _ask(plan, yes=how.yes)
+        result = _carry_out(plan, folder, how, cache)
+    if how.text:
         print_report(result_text(plan, result))
     else:
         print_json({"plan": plan_json(plan, str(folder)), "result": result.as_json()})
+
+
+def _carry_out(plan: PullPlan, folder: Path, how: _How, cache: DigestCache) -> PullResult:
+    import contextlib
+
+    from zoo.report.progress import progress_display
+    from zoo.transfer.http import HttpFetcher
+    from zoo.transfer.pull import carry_out
+    from zoo.transfer.remote import hub_token
+
+    fetcher = HttpFetcher(how.endpoint, token=hub_token() if plan.fetches else None)
+    with contextlib.closing(fetcher), progress_display("Fetching", unit="bytes", quiet=how.quiet) as progress:
+        return carry_out(
+            plan,
+            folder,
+            fetcher=fetcher,
+            stop=fetcher.stop,
+            cache=cache,
+            progress=progress,
+            link=how.link,
+            jobs=how.jobs,
+        )
+
+
+def _selection(only: list[str] | None, without: list[str] | None, everything: bool) -> Selection | None:
+    """What was chosen; None if nothing was said, which keeps what is installed."""
+    from zoo.selection import Selection
+
+    chosen = Selection(names(only), names(without))
+    if everything and not chosen.everything:
+        raise UsageError("--all does not go together with --only and --without")
+    return chosen if everything or not chosen.everything else None
 
 
 def _providers(

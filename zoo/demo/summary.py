@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.report.sizes import human_bytes, human_seconds
-from zoo.report.text import columns, paint
+from zoo.report.text import columns, elide, paint
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def summary_text(summary: Summary) -> str:
         ),
         (
             "repaired",
-            summary.damaged_file,
+            elide(summary.damaged_file, 40),
             human_bytes(summary.repaired_bytes),
             "one bit was wrong; this file travelled, no other",
         ),

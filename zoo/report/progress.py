@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from zoo.events import Progress, Silent
 from zoo.report.sizes import human_bytes
+from zoo.report.text import elide
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -20,6 +21,12 @@ Unit = Literal["bytes", "steps"]
 
 LINE_EVERY_SECONDS = 10.0
 """How often a log without a terminal gets a line: often enough to see life, rare enough to read."""
+
+QUICK_SECONDS = 0.5
+"""Work that is over by then shows no bars: they would only flicker."""
+
+ITEM_COLUMNS = 36
+"""Longest item name beside a bar, so that the bar keeps room on a terminal of eighty columns."""
 
 NOTED_BYTES = 1_000_000
 """Smaller files are counted but get no line of their own: a bundle has dozens that take no time."""
@@ -97,8 +104,11 @@ def _live(title: str, unit: Unit, total: float | None) -> Iterator[Progress]:
     else:
         figures = [TextColumn("{task.fields[count]}"), TimeElapsedColumn()]
     columns = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=28), *figures]
-    with RichProgress(*columns, console=Console(stderr=True), transient=True, expand=False) as bars:
+    bars = RichProgress(*columns, console=Console(stderr=True), transient=True, expand=False)
+    try:
         yield _Live(bars, title, _Tally(unit, total))
+    finally:
+        bars.stop()
 
 
 class _Live:
@@ -110,8 +120,11 @@ class _Live:
         self._guard = threading.Lock()
         self._tasks: dict[str, TaskID] = {}
         self._all = bars.add_task(title, total=tally.total or None, count="")
+        self._began = time.monotonic()
 
     def _refresh(self) -> None:
+        if time.monotonic() - self._began > QUICK_SECONDS:
+            self._bars.start()
         tally = self._tally
         count = f"{tally.finished} done, {len(self._tasks)} running" if tally.unit == "steps" else ""
         self._bars.update(self._all, total=tally.total, completed=tally.done, count=count)
@@ -119,7 +132,9 @@ class _Live:
     def start(self, item: str, total: int, done: int = 0) -> None:
         with self._guard:
             self._tally.start(item, total, done)
-            self._tasks[item] = self._bars.add_task(f"  {item}", total=total, completed=done, count="")
+            self._tasks[item] = self._bars.add_task(
+                f"  {elide(item, ITEM_COLUMNS)}", total=total, completed=done, count=""
+            )
             self._refresh()
 
     def advance(self, item: str, amount: int) -> None:

@@ -70,6 +70,14 @@ def columns(
     return "\n".join(lines)
 
 
+def elide(text: str, longest: int) -> str:
+    """`text`, or its two ends with `…` between them if it has more than `longest` characters."""
+    if len(text) <= longest:
+        return text
+    tail = longest // 2
+    return f"{text[: longest - tail - 1]}…{text[-tail:]}"
+
+
 def plural(count: int, noun: str, nouns: str | None = None) -> str:
     """`1 file`, `2 files`, `3 entries`."""
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"

@@ -209,6 +209,14 @@ def test_bytes_come_from_wherever_they_lie(world: World) -> None:
     assert world.hub.log.all() == []
 
 
+def test_orphans_are_reported_and_stay(world: World) -> None:
+    (world.folder / "vision.ane.mlmodelc").mkdir(parents=True)
+    (world.folder / "vision.ane.mlmodelc" / "coremldata.bin").write_bytes(b"sideloaded")
+    report = world.pull(TEXT)
+    assert any("vision.ane.mlmodelc/coremldata.bin" in note for note in report["plan"]["notes"])
+    assert (world.folder / "vision.ane.mlmodelc" / "coremldata.bin").read_bytes() == b"sideloaded"
+
+
 def test_a_token_is_never_shown(world: World) -> None:
     world.environment["HF_TOKEN"] = "hf_verysecret"
     world.environment["HF_HUB_OFFLINE"] = "1"

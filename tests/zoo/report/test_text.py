@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from zoo.report.text import columns, paint, plural
+from zoo.report.text import columns, elide, paint, plural
 
 
 def test_columns_line_up_without_trailing_blanks() -> None:
@@ -28,3 +28,8 @@ def test_colours_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_plural() -> None:
     assert [plural(1, "file"), plural(2, "file"), plural(0, "entry", "entries")] == ["1 file", "2 files", "0 entries"]
+
+
+def test_elide_keeps_both_ends() -> None:
+    assert elide("short", 10) == "short"
+    assert elide("vision.ane.mlpackage/weights/weight.bin", 20) == "vision.an…weight.bin"

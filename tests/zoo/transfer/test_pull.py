@@ -473,22 +473,13 @@ def test_too_little_space_is_said_before_anything_travels(world: World, monkeypa
     assert world.sent() == 0
 
 
-def test_a_folder_that_cannot_be_written_is_one_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_one_error(world: World) -> None:
     # A file where the models directory should be: even root cannot make a folder in it.
     release_both(world)
     world.models.write_text("not a folder")
     done = world.run("pull", TEXT)
     assert done.returncode == DiskError.exit_code, done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_orphans_are_reported_and_stay(world: World) -> None:
-    release_both(world)
-    (world.folder / "vision.ane.mlmodelc").mkdir(parents=True)
-    (world.folder / "vision.ane.mlmodelc" / "coremldata.bin").write_bytes(b"sideloaded")
-    report = world.pull(TEXT)
-    assert any("vision.ane.mlmodelc/coremldata.bin" in note for note in report["plan"]["notes"])
-    assert (world.folder / "vision.ane.mlmodelc" / "coremldata.bin").read_bytes() == b"sideloaded"
 
 
 def test_a_lock_of_other_bytes_conflicts_with_the_installed_partner(world: World) -> None:

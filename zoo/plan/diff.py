@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from zoo.paths import model_folder
+
 Relation = Literal["shared", "renamed", "changed", "unknown", "only_here", "only_there"]
 """How a path of one side relates to the other side.
 
@@ -29,14 +31,14 @@ class Compared:
         size: bytes; an estimate unless `exact`.
         sha256: of the bytes; None where nobody knows or needed to read them.
         exact: whether `size` was measured. A provisional lock only expects a size.
-        unit: what reports group it by: a component, a model folder, or the path itself.
+        component: what a lock says it belongs to; None in a folder.
     """
 
     path: str
     size: int
     sha256: str | None
     exact: bool
-    unit: str
+    component: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Row:
 
     Attributes:
         path: in the bundle.
-        unit: what reports group it by.
+        unit: what reports group it by: a component, else a model folder, else the path itself.
         relation: how the sides relate there.
         here, there: the file on each side; None where the path does not exist.
         elsewhere: paths of the other side that have the same bytes, for `renamed`.
@@ -136,18 +138,36 @@ def diff(here: Sequence[Compared], there: Sequence[Compared]) -> Diff:
     right = {file.path: file for file in there}
     left_contents = _paths_by_content(here)
     right_contents = _paths_by_content(there)
+    units = _Units([*here, *there])
     rows = []
     for path in sorted(left.keys() | right.keys()):
         mine, theirs = left.get(path), right.get(path)
         if mine is not None and theirs is not None:
-            # The side that knows components names the unit; both know it, or it is the path's own.
-            unit = min(mine.unit, theirs.unit, key=lambda name: (name == path, name))
-            rows.append(Row(path, unit, _relation(mine, theirs), mine, theirs))
+            rows.append(Row(path, units.of(path), _relation(mine, theirs), mine, theirs))
         elif mine is not None:
-            rows.append(_one_sided(mine, right_contents, there, here=True))
+            relation, elsewhere = _one_sided(mine, right_contents, there, "only_here")
+            rows.append(Row(path, units.of(path), relation, mine, None, elsewhere))
         elif theirs is not None:
-            rows.append(_one_sided(theirs, left_contents, here, here=False))
+            relation, elsewhere = _one_sided(theirs, left_contents, here, "only_there")
+            rows.append(Row(path, units.of(path), relation, None, theirs, elsewhere))
     return Diff(tuple(rows), _missing(there, here), _missing(here, there))
+
+
+class _Units:
+    """What paths are grouped by: whatever side knows a component names it, for all of its model folder."""
+
+    def __init__(self, files: Iterable[Compared]) -> None:
+        self._names: dict[str, str] = {}
+        for file in files:
+            if file.component is not None:
+                key = model_folder(file.path) or file.path
+                # Two locks may call it differently; the choice must not depend on which side is which.
+                self._names[key] = min(file.component, self._names.get(key, file.component))
+
+    def of(self, path: str) -> str:
+        """The unit that `path` belongs to."""
+        key = model_folder(path) or path
+        return self._names.get(key, key)
 
 
 def _paths_by_content(files: Iterable[Compared]) -> dict[str, tuple[str, ...]]:
@@ -172,15 +192,13 @@ def _may_be_equal(one: Compared, other: Compared) -> bool:
 
 
 def _one_sided(
-    file: Compared, others: Mapping[str, tuple[str, ...]], other_side: Sequence[Compared], *, here: bool
-) -> Row:
-    sides = (file, None) if here else (None, file)
+    file: Compared, others: Mapping[str, tuple[str, ...]], other_side: Sequence[Compared], alone: Relation
+) -> tuple[Relation, tuple[str, ...]]:
+    """The relation of a path that one side has, and where the other side has its bytes."""
     if file.sha256 is None:
-        if any(_may_be_equal(file, other) for other in other_side):
-            return Row(file.path, file.unit, "unknown", *sides)
-    elif file.sha256 in others:
-        return Row(file.path, file.unit, "renamed", *sides, elsewhere=others[file.sha256])
-    return Row(file.path, file.unit, "only_here" if here else "only_there", *sides)
+        return ("unknown" if any(_may_be_equal(file, other) for other in other_side) else alone), ()
+    elsewhere = others.get(file.sha256, ())
+    return ("renamed" if elsewhere else alone), elsewhere
 
 
 def _missing(wanted: Iterable[Compared], present: Iterable[Compared]) -> Missing:

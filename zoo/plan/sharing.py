@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from zoo.lock import is_weight
 from zoo.links import MINIMUM_HARDLINK_BYTES
+from zoo.lock import is_weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,6 @@ class HolderTotal:
         size: bytes of its places.
         distinct: bytes of its known contents, each once.
         shared: of those, what at least one other holder keeps too.
-        own: of those, what nobody else keeps.
         twice: bytes of known contents that it stores beyond their first copy.
         unknown: bytes of files without a digest.
     """
@@ -225,7 +224,7 @@ def find_sharing(holders: Iterable[Holder]) -> Sharing:
     Args:
         holders: with unique names, in the order of reports.
     """
-    listed = tuple(holders)
+    listed = _one_truth_per_place(tuple(holders))
     by_content: dict[str, list[tuple[str, Held]]] = {}
     for holder in listed:
         for file in sorted(holder.files, key=lambda file: file.path):
@@ -233,6 +232,27 @@ def find_sharing(holders: Iterable[Holder]) -> Sharing:
                 by_content.setdefault(file.sha256, []).append((holder.name, file))
     contents = [_content(sha256, found) for sha256, found in by_content.items()]
     return Sharing(listed, tuple(sorted(contents, key=lambda content: (-content.wasted, -content.size, content.sha256))))
+
+
+def _one_truth_per_place(holders: tuple[Holder, ...]) -> tuple[Holder, ...]:
+    """What one holder knows about a place holds for all; a place with two digests is unknown, because one is wrong."""
+    digests: dict[Hashable, set[str]] = {}
+    sizes: dict[Hashable, int] = {}
+    for holder in holders:
+        for file in holder.files:
+            found = digests.setdefault(file.place, set())
+            sizes.setdefault(file.place, file.size)
+            if file.sha256 is not None:
+                found.add(file.sha256)
+
+    def settle(file: Held) -> Held:
+        found = digests[file.place]
+        sha256 = next(iter(found)) if len(found) == 1 else None
+        if sha256 == file.sha256 and sizes[file.place] == file.size:
+            return file
+        return replace(file, sha256=sha256, size=sizes[file.place])
+
+    return tuple(replace(holder, files=tuple(map(settle, holder.files))) for holder in holders)
 
 
 def _content(sha256: str, found: Sequence[tuple[str, Held]]) -> Content:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +9,8 @@ from pathlib import Path
 
 from zoo.errors import InvalidDocument, UnknownEntry
 from zoo.lock import Lock, load_lock, lock_path
-from zoo.manifest import Component, Manifest, Modality, Role, load_manifest
-from zoo.paths import check_no_clashes
+from zoo.manifest import REPO_TOP, Component, Manifest, Modality, Role, load_manifest
+from zoo.paths import check_no_clashes, model_folder, path_pattern, strip_model_suffix
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +22,8 @@ class Part:
         origin_entry, origin_name: the component that is built or prebuilt; itself unless it is shared.
         recipe: what builds the origin; None when it is prebuilt.
         parameters: the recipe's parameters as the origin's component gives them, without the manifest's own.
+        optional: those of `files` that the bundle may lack.
+        weights: the component of the same entry whose weights this model has where the repo keeps none for it.
     """
 
     name: str
@@ -36,6 +37,8 @@ class Part:
     origin_name: str
     recipe: str | None
     parameters: dict[str, str | int | float | bool]
+    optional: tuple[str, ...] = ()
+    weights: str | None = None
 
     def owns(self, path: str) -> bool:
         """Whether bundle path `path` belongs to this component."""
@@ -48,7 +51,8 @@ class Part:
         if self.remote is None:
             return path
         if self.model is None:
-            return f"{self.remote}/{path.rsplit('/', 1)[-1]}"
+            name = path.rsplit("/", 1)[-1]
+            return name if self.remote == REPO_TOP else f"{self.remote}/{name}"
         return self.remote + path.removeprefix(self.model)
 
 
@@ -89,6 +93,13 @@ class Entry:
     def owner_of(self, path: str) -> Part | None:
         """The component that bundle path `path` belongs to, or None."""
         return next((part for part in self.parts if part.owns(path)), None)
+
+    def must_be_absent(self, path: str) -> bool:
+        """Whether bundle path `path` must not lie in the entry's folder, because the app's engine would take it."""
+        if not self.manifest.absent:
+            return False
+        name = strip_model_suffix(model_folder(path) or path)
+        return any(path_pattern(pattern).fullmatch(name) for pattern in self.manifest.absent)
 
     def modalities(self) -> tuple[Modality, ...]:
         """The kinds of input the entry takes, text first."""
@@ -152,11 +163,30 @@ def load_catalog(directory: Path) -> Catalog:
         )
         for manifest in manifests.values()
     ]
+    _check_absent(entries, directory)
     return Catalog(directory, tuple(sorted(entries, key=lambda entry: (entry.manifest.order, entry.id))))
+
+
+def _check_absent(entries: Iterable[Entry], directory: Path) -> None:
+    """Refuse entries that share a folder in which one has what another must not find."""
+    folders: dict[str, list[Entry]] = {}
+    for entry in entries:
+        folders.setdefault(entry.manifest.folder, []).append(entry)
+    for entry in entries:
+        for partner in folders[entry.manifest.folder] if entry.manifest.absent else ():
+            for part in partner.parts:
+                for path in part.files if part.model is None else (part.model,):
+                    if entry.must_be_absent(path):
+                        raise InvalidDocument(
+                            f"{directory / entry.id}.toml: absent: {path} is a component of {partner.id}, which has"
+                            f" the same folder {entry.manifest.folder!r}"
+                        )
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownEntry:
     """The error for a name that is not there, with the nearest ones."""
+    import difflib  # only mistakes need it
+
     names = list(known)
     nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(names[:12])}"
@@ -166,6 +196,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownEntry:
 def _resolve(manifest: Manifest, manifests: dict[str, Manifest], directory: Path) -> tuple[Part, ...]:
     where = f"{directory / manifest.id}.toml"
     parts = tuple(_resolve_part(component, manifest, manifests, where) for component in manifest.component)
+    models = {part.name for part in parts if part.model is not None}
+    for part in parts:
+        if part.weights is not None and not {part.name, part.weights} <= models:
+            raise InvalidDocument(f"{where}: component {part.name}: weights: only models have weights")
+        if part.model is not None and part.remote == REPO_TOP:
+            raise InvalidDocument(f"{where}: component {part.name}: remote: name the model folder in the repo")
     check_no_clashes(
         [path for part in parts for path in (part.files if part.model is None else (part.model,))],
         where=where,
@@ -206,4 +242,6 @@ def _resolve_part(component: Component, manifest: Manifest, manifests: dict[str,
         origin_name=origin.name,
         recipe=origin.recipe,
         parameters=dict(origin.parameters),
+        optional=placed.optional,
+        weights=component.weights,
     )

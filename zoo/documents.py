@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,6 +95,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         DiskError: no space or no permission; the old file is untouched.
     """
+    import tempfile  # half of what this module costs, and most commands only read
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)

@@ -5,6 +5,8 @@ Nothing here follows a symbolic link out of the folder, and `.zoo/` is never par
     .zoo/receipt.json        what is installed (zoo.receipt)
     .zoo/partial/<sha256>    bytes of files that are being fetched, whole or not; survive any kill
     .zoo/staging/<path>      verified files on their way to their place, for a moment
+    .zoo/removing.json       what `zoo remove` is deleting (zoo.transfer.remove)
+    .zoo/removed/<path>      model folders on their way out, for a moment
     .zoo/lock, .zoo/owner    who is working here
 """
 
@@ -28,6 +30,7 @@ from zoo.report.sizes import human_bytes
 
 PARTIAL_DIRECTORY = "partial"
 STAGING_DIRECTORY = "staging"
+REMOVED_DIRECTORY = "removed"
 
 ETAG_SUFFIX = ".etag"
 """Beside a partial file: the validator that the server gave with its first bytes."""
@@ -168,6 +171,11 @@ def staging_directory(folder: Path) -> Path:
     return folder / STATE_DIRECTORY / STAGING_DIRECTORY
 
 
+def removed_directory(folder: Path) -> Path:
+    """Where model folders go by one rename before their files are deleted."""
+    return folder / STATE_DIRECTORY / REMOVED_DIRECTORY
+
+
 def check_state_directory(folder: Path) -> None:
     """Refuse a state directory that is a symbolic link: zoo would write where the link leads.
 
@@ -175,7 +183,7 @@ def check_state_directory(folder: Path) -> None:
         UnsafePath: naming the link.
     """
     state = folder / STATE_DIRECTORY
-    for place in (state, state / PARTIAL_DIRECTORY, state / STAGING_DIRECTORY):
+    for place in (state, state / PARTIAL_DIRECTORY, state / STAGING_DIRECTORY, state / REMOVED_DIRECTORY):
         if place.is_symlink():
             raise UnsafePath(f"{place}: is a symbolic link", hint="remove it; zoo keeps its state inside the folder")
 
@@ -190,12 +198,29 @@ def place_in(folder: Path, path: str) -> Path:
         UnsafePath: the path is unsafe, or leads through a symbolic link.
     """
     target = resolve_inside(folder, path)
+    _refuse_links_above(folder, target, path, "written")
+    return target
+
+
+def found_in(folder: Path, path: str) -> Path:
+    """Where something lies that `list_folder` found, whatever its name: an orphan need not have a bundle path's name.
+
+    Raises:
+        UnsafePath: since then a folder on the way has become a symbolic link.
+    """
+    target = folder / path
+    if ".." in target.relative_to(folder).parts:
+        raise UnsafePath(f"{folder}: {path!r} leaves the folder")
+    _refuse_links_above(folder, target, path, "deleted")
+    return target
+
+
+def _refuse_links_above(folder: Path, target: Path, path: str, what: str) -> None:
     parent = target.parent
     while parent != folder:
         if parent.is_symlink():
-            raise UnsafePath(f"{folder}: {path!r} would be written through the symbolic link {parent.name!r}")
+            raise UnsafePath(f"{folder}: {path!r} would be {what} through the symbolic link {parent.name!r}")
         parent = parent.parent
-    return target
 
 
 def orphans(state: FolderState, wanted: Iterable[str] = ()) -> dict[str, FolderFile]:

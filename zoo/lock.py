@@ -6,7 +6,6 @@ bytes. A lock whose digests are not known yet is *provisional*: everything works
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -155,6 +154,8 @@ def dump_lock(lock: Lock) -> bytes:
 
 def lock_digest(lock: Lock) -> str:
     """sha256 of the lock's canonical bytes: the identity of the whole bundle."""
+    import hashlib  # here, because `zoo ls` digests nothing and should not wait for its imports
+
     return hashlib.sha256(dump_lock(lock)).hexdigest()
 
 

@@ -6,7 +6,6 @@ component of another entry), or *prebuilt* (exists on the Hub only).
 
 from __future__ import annotations
 
-import hashlib
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,6 +31,8 @@ Role = Literal[
     "features",
     "tokenizer",
     "configuration",
+    "drafter",
+    "verifier",
 ]
 Visibility = Literal["default", "experimental", "hidden"]
 
@@ -42,8 +43,12 @@ RepoId = Annotated[str, msgspec.Meta(pattern=r"^[\w.\-]+/[\w.\-]+$", max_length=
 RecipeName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]+\.[a-z0-9\-]+$")]
 ShareName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.\-]*/[a-z0-9][a-z0-9._\-]*$")]
 EnvironmentName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+ArchiveUrl = Annotated[str, msgspec.Meta(pattern=r"^https://[\w.\-]+(/[\w.~%+\-]+)+\.zip$", max_length=512)]
 OsVersion = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+(\.[0-9]+){0,2}$")]
 Parameter = str | int | float | bool
+
+REPO_TOP = "."
+"""A component's `remote` whose files lie at the top of the repo."""
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -61,8 +66,11 @@ class Component(Struct, frozen=True, kw_only=True):
         parameters: recipe parameters, over the manifest's own.
         model: the model folder in the bundle without its suffix, e.g. `chunk1`, `prefill_T288/chunk_1`.
         files: the sidecar files, exact paths in the bundle.
+        optional: those of `files` that some bundles lack, e.g. `hf_model/chat_template.jinja`.
         remote: where the repo keeps it if not at the same path: the model folder without suffix, or the folder
-            that holds `files`.
+            that holds `files`, `.` for the top of the repo.
+        weights: another component of this entry, a model, whose weights this model has as well, so that the repo
+            may leave them out: `zoo lock` then takes them from there.
         role: what part it plays.
         modality: what kind of input it is for; `--only` and `--without` select by it.
         required: the bundle is incomplete without it.
@@ -75,7 +83,9 @@ class Component(Struct, frozen=True, kw_only=True):
     parameters: dict[str, Parameter] = {}
     model: str | None = None
     files: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     remote: str | None = None
+    weights: ComponentName | None = None
     role: Role | None = None
     modality: Modality | None = None
     required: bool = True
@@ -86,6 +96,12 @@ class Hub(Struct, frozen=True, kw_only=True):
 
     repo: RepoId
     revision: str = "main"
+
+
+class Archive(Struct, frozen=True, kw_only=True):
+    """A published zip file that holds the whole bundle, for entries that are in no repo."""
+
+    url: ArchiveUrl
 
 
 class CheckpointSource(Struct, frozen=True, kw_only=True):
@@ -108,6 +124,13 @@ class MinimumOs(Struct, frozen=True, kw_only=True):
     macos: OsVersion | None = None
 
 
+class Blocked(Struct, frozen=True, kw_only=True):
+    """Why an entry does not run on a kind of device, in words for the person who wants it to."""
+
+    ios: str | None = None
+    macos: str | None = None
+
+
 class Manifest(Struct, frozen=True, kw_only=True):
     """One entry of the zoo.
 
@@ -123,7 +146,11 @@ class Manifest(Struct, frozen=True, kw_only=True):
         license: SPDX identifier or the Hub's licence tag.
         minimum_os: oldest systems.
         environment: environment variables the app must set for this entry.
+        blocked: where it is known not to run, and why.
+        absent: what must not lie in the folder, because the app's engine would take it: sidecar files, and model
+            folders without suffix; `*` stands for anything but `/`.
         hub: where it is published; None for entries that are only sideloaded.
+        archive: where it is published if not in a repo.
         checkpoint: what it is converted from.
         parameters: recipe parameters for every component whose recipe has them.
         component: the parts, in the order they are shown.
@@ -140,7 +167,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
     visibility: Visibility = "default"
     minimum_os: MinimumOs = MinimumOs()
     environment: dict[EnvironmentName, str] = {}
+    blocked: Blocked = Blocked()
+    absent: tuple[str, ...] = ()
     hub: Hub | None = None
+    archive: Archive | None = None
     checkpoint: CheckpointSource | None = None
     parameters: dict[str, Parameter] = {}
     component: tuple[Component, ...]
@@ -179,6 +209,8 @@ def parse_manifest(text: bytes, *, where: str) -> Manifest:
 
 def manifest_digest(manifest: Manifest) -> str:
     """sha256 of the manifest's meaning: comments, spelling and key order do not change it."""
+    import hashlib  # here, because `zoo ls` digests nothing and should not wait for its imports
+
     return hashlib.sha256(msgspec.json.encode(manifest, order="sorted")).hexdigest()
 
 
@@ -195,6 +227,25 @@ def _check(manifest: Manifest, where: str) -> None:
         seen.add(component.name)
         _check_component(component, at)
     check_no_clashes(declared_paths(manifest.component), where=where)
+    for index, component in enumerate(manifest.component):
+        if component.weights is not None and component.weights not in seen - {component.name}:
+            raise InvalidDocument(
+                f"{where}: component[{index}] ({component.name}): weights: no other component is called"
+                f" {component.weights!r}"
+            )
+    if manifest.hub is not None and manifest.archive is not None:
+        raise InvalidDocument(f"{where}: give `hub` or `archive`, not both")
+    for pattern in manifest.absent:
+        _check_absent(pattern, where)
+
+
+def _check_absent(pattern: str, where: str) -> None:
+    try:
+        check_bundle_path(pattern.replace("*", "x"), where=f"{where}: absent")
+    except UnsafePath as error:
+        raise InvalidDocument(error.message) from None
+    if pattern.endswith(MODEL_SUFFIXES):
+        raise InvalidDocument(f"{where}: absent: {pattern}: leave out the suffix; both kinds of model are meant")
 
 
 def _check_component(component: Component, at: str) -> None:
@@ -217,7 +268,7 @@ def _check_component_paths(component: Component, at: str) -> None:
     try:
         for path in declared_paths([component]):
             check_bundle_path(path, where=at)
-        if component.remote is not None:
+        if component.remote is not None and not (component.model is None and component.remote == REPO_TOP):
             check_bundle_path(component.remote, where=f"{at}: remote")
     except UnsafePath as error:
         raise InvalidDocument(error.message) from None
@@ -225,6 +276,11 @@ def _check_component_paths(component: Component, at: str) -> None:
         raise InvalidDocument(f"{at}: model: leave out the suffix; it depends on the build")
     if any(model_folder(path) for path in component.files):
         raise InvalidDocument(f"{at}: files: a model folder is given with `model`")
+    strangers = sorted(set(component.optional).difference(component.files))
+    if strangers:
+        raise InvalidDocument(f"{at}: optional: {', '.join(strangers)} must be in `files` too")
+    if component.weights is not None and component.files:
+        raise InvalidDocument(f"{at}: weights: only a model has weights")
 
 
 def declared_paths(components: Iterable[Component]) -> list[str]:

@@ -7,9 +7,11 @@ it in letter case or Unicode normalisation alone.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from functools import cache
+from pathlib import Path
 
 from zoo.errors import UnsafePath
 
@@ -52,10 +54,11 @@ def _reason_unsafe(path: str) -> str | None:
         return f"is longer than {MAX_PATH_BYTES} bytes"
     if path.startswith("/"):
         return "is absolute"
-    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in path):
-        return "has a control, formatting or surrogate character"
-    if unicodedata.normalize("NFC", path) != path:
-        return "is not in Unicode normal form C"
+    if not (path.isascii() and path.isprintable()):  # what nearly every path is; the rest is looked at closely
+        if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in path):
+            return "has a control, formatting or surrogate character"
+        if unicodedata.normalize("NFC", path) != path:
+            return "is not in Unicode normal form C"
     bad = _FORBIDDEN.intersection(path)
     if bad:
         return f"has a character that not every file system takes: {' '.join(sorted(bad))}"
@@ -94,13 +97,12 @@ def check_no_clashes(paths: Iterable[str], *, where: str) -> None:
             kind = "is listed twice" if files[key] == path else f"differs from {files[key]!r} in letter case only"
             raise UnsafePath(f"{where}: path {path!r} {kind}")
         files[key] = path
-        for parent in PurePosixPath(path).parents:
-            name = str(parent)
-            if name == ".":
-                continue
+        name = path.rpartition("/")[0]
+        while name:
             known = folders.setdefault(name.casefold(), name)
             if known != name:
                 raise UnsafePath(f"{where}: folders {known!r} and {name!r} differ in letter case only")
+            name = name.rpartition("/")[0]
     for key, folder in folders.items():
         if key in files:
             raise UnsafePath(f"{where}: {files[key]!r} is a file and {folder!r} a folder")
@@ -143,3 +145,9 @@ def strip_model_suffix(path: str) -> str:
         if path.endswith(suffix):
             return path.removesuffix(suffix)
     return path
+
+
+@cache
+def path_pattern(pattern: str) -> re.Pattern[str]:
+    """What `pattern` matches, by `fullmatch`: itself, where `*` stands for any characters but `/`."""
+    return re.compile("[^/]*".join(map(re.escape, pattern.split("*"))))

@@ -42,6 +42,7 @@ def manifest_schema() -> dict[str, Any]:
     schema = _schema(Manifest, "A zoo manifest: what a bundle is")
     schema["$defs"]["Component"]["oneOf"] = ONE_ORIGIN
     schema["$defs"]["Manifest"]["properties"]["component"]["minItems"] = 1
+    schema["$defs"]["Manifest"]["not"] = {"required": ["hub", "archive"]}
     schema["$defs"]["Manifest"]["properties"]["schema"]["const"] = MANIFEST_SCHEMA
     return schema
 

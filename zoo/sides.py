@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,10 +52,11 @@ def find_side(name: str, catalog: Catalog) -> Side:
         InvalidDocument, UnsafePath, DiskError: a damaged lock, an entry without one, an unreadable folder.
     """
     path = Path(name)
-    if path.is_file():
+    mode = _mode(path)
+    if stat.S_ISREG(mode):
         return _lock_side(name, "lock", load_lock(path).files)
     ids = [entry.id for entry in catalog.entries]
-    if path.is_dir() and ("/" in name or name not in ids):
+    if stat.S_ISDIR(mode) and ("/" in name or name not in ids):
         return folder_side(name)
     if name not in ids:
         raise unknown("entry, lock file or folder", name, ids)
@@ -61,6 +64,14 @@ def find_side(name: str, catalog: Catalog) -> Side:
     if lock is None:
         raise InvalidDocument(f"{name}: has no lock yet", hint=f"zoo lock {name} --from-hub, or --from DIR")
     return _lock_side(name, "entry", lock.files)
+
+
+def _mode(path: Path) -> int:
+    """What kind of file lies at `path`; 0 if there is none, or no such name is possible."""
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0
 
 
 def folder_side(name: str) -> Side:
@@ -98,7 +109,9 @@ def own_lock(side: Side, catalog: Catalog) -> Side:
         for name, installed in sorted(receipt.entries.items()):
             lock = catalog.get(name).lock
             if lock is None:
-                raise InvalidDocument(f"{name}: has no lock in {catalog.directory}", hint=f"zoo lock {name} --from-hub")
+                raise InvalidDocument(
+                    f"{name}: has no lock in {catalog.directory}", hint=f"zoo lock {name} --from-hub"
+                )
             for file in _selected(lock, catalog, installed.only, installed.without):
                 known = files.setdefault(file.path, file)
                 if known.sha256 != file.sha256:
@@ -132,10 +145,11 @@ def _lock_side(name: str, kind: SideKind, files: Iterable[LockedFile]) -> Side:
 def read_sides(
     one: Side, other: Side, *, cache: DigestCache | None = None, progress: Progress | None = None
 ) -> tuple[Side, Side]:
-    """Read those files of folders that could have the bytes of a file of the other side.
+    """Read those files of folders that could have the bytes of another file.
 
     Args:
-        one, other: the sides.
+        one: a side.
+        other: the other side.
         cache: remembered digests; None reads every byte.
         progress: told about bytes as they are read.
 
@@ -143,13 +157,13 @@ def read_sides(
         DiskError: a file cannot be read.
     """
     progress = progress or Silent()
-    sizes = [{file.size for file in side.files if file.exact} for side in (one, other)]
+    sizes = Counter(file.size for side in (one, other) for file in side.files if file.exact)
     chosen = {
         side.folder / file.path: file.size
-        for side, useful in ((one, sizes[1]), (other, sizes[0]))
+        for side in (one, other)
         if side.folder is not None
         for file in side.files
-        if file.size in useful
+        if sizes[file.size] > 1
     }
     if not chosen:
         return one, other

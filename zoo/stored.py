@@ -63,7 +63,9 @@ def stored_folders(models: Path, builds: Path, catalog: Catalog) -> tuple[tuple[
         family = entries[0].manifest.family if entries else folder.name
         found.append(Stored(folder.name, family, folder, claims, entries))
     for folder in _subfolders(builds):
-        lock_file = next((p for p in (lock_path(builds, folder.name), lock_path(folder, folder.name)) if p.is_file()), None)
+        lock_file = next(
+            (p for p in (lock_path(builds, folder.name), lock_path(folder, folder.name)) if p.is_file()), None
+        )
         if lock_file is None:
             continue
         try:

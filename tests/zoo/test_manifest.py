@@ -50,6 +50,16 @@ def test_comments_and_key_order_do_not_change_the_digest() -> None:
         ('name = "tokenizer"', 'name = "chunk1"', "two components have this name"),
         ("hf_model/config.json", "hf_model/TOKENIZER.json", "letter case only"),
         ("hf_model/config.json", "chunk1.mlpackage/Manifest.json", "given with `model`"),
+        ("order = 2", 'order = 2\nabsent = ["vision.mlmodelc"]', "absent: vision.mlmodelc: leave out the suffix"),
+        ("order = 2", 'order = 2\nabsent = ["../x*"]', "'..' part"),
+        ("order = 2", 'order = 2\narchive = { url = "https://example.org/x.zip" }', "`hub` or `archive`, not both"),
+        ("order = 2", 'order = 2\narchive = { url = "http://example.org/x.zip" }', "archive.url"),
+        ("order = 2", 'order = 2\nblocked = { windows = "no" }', "unknown field `windows`"),
+        ('model = "chunk1"', 'model = "chunk1"\noptional = ["x.json"]', "optional: x.json must be in `files`"),
+        ('model = "chunk1"', 'model = "chunk1"\nremote = "."', "'.' part"),
+        ('model = "chunk1"', 'model = "chunk1"\nweights = "chunk1"', "weights: no other component is called 'chunk1'"),
+        ('model = "chunk1"', 'model = "chunk1"\nweights = "chunk2"', "weights: no other component is called 'chunk2'"),
+        ('role = "tokenizer"', 'role = "tokenizer"\nweights = "chunk1"', "weights: only a model has weights"),
     ],
 )
 def test_a_bad_manifest_is_one_line_with_file_key_and_reason(old: str, new: str, message: str) -> None:
@@ -100,6 +110,68 @@ def test_a_share_that_leads_nowhere_is_refused(tmp_path: Path, share: str, messa
     with pytest.raises(InvalidDocument) as caught:
         write_zoo(tmp_path, text)
     assert message in caught.value.message
+
+
+def test_keys_with_their_default_do_not_change_the_digest() -> None:
+    spelled = TEXT_MANIFEST.replace("order = 2", "order = 2\nabsent = []\nvisibility = 'default'")
+    assert manifest_digest(parse_manifest(spelled.encode(), where="x")) == manifest_digest(
+        parse_manifest(TEXT_MANIFEST.encode(), where="x")
+    )
+
+
+def test_sidecar_files_may_lie_in_another_folder_of_the_repo(tmp_path: Path) -> None:
+    for remote, place in (("swa", "swa/config.json"), (".", "config.json"), ("a/b", "a/b/config.json")):
+        text = TEXT_MANIFEST.replace('role = "tokenizer"', f'role = "tokenizer"\nremote = "{remote}"')
+        part = write_zoo(tmp_path / remote.replace("/", "-").replace(".", "top"), text).get("tiny").part("tokenizer")
+        assert part.remote_path("hf_model/config.json") == place
+
+
+OTHER_MANIFEST = """
+schema = 1
+id = "other"
+name = "Other"
+family = "tiny"
+folder = "{folder}"
+order = 3
+description = "Another bundle."
+license = "apache-2.0"
+absent = ["chunk*"]
+[[component]]
+name = "last"
+share = "tiny/tokenizer"
+[[component]]
+name = "more"
+{more}
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "more", "message"),
+    [
+        ("other", 'share = "tiny/chunk1"\nmodel = "x"\nremote = "."', "remote: path '.' has a '.' part"),
+        ("other", 'share = "tiny/chunk1"\nremote = "."', "component more: remote: name the model folder in the repo"),
+        ("other", 'share = "tiny/chunk1"\nmodel = "x"\nweights = "last"', "more: weights: only models have weights"),
+        (
+            "other",
+            'share = "tiny/chunk1"',
+            "absent: chunk1 is a component of other, which has the same folder 'other'",
+        ),
+        ("tiny", 'share = "tiny/chunk1"\nmodel = "x"', "absent: chunk1 is a component of tiny"),
+    ],
+)
+def test_what_shows_once_shares_are_resolved(tmp_path: Path, folder: str, more: str, message: str) -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        write_zoo(tmp_path, TEXT_MANIFEST, OTHER_MANIFEST.format(folder=folder, more=more))
+    assert message in caught.value.message
+
+
+def test_what_must_be_absent_is_a_file_or_a_model_of_either_kind(tmp_path: Path) -> None:
+    text = TEXT_MANIFEST.replace("order = 2", 'order = 2\nabsent = ["a/prefill_*", "probe.marker"]')
+    entry = write_zoo(tmp_path, text).get("tiny")
+    for path in ("a/prefill_1.mlmodelc/model.mil", "a/prefill_1.mlpackage/Data/x", "a/prefill_x", "probe.marker"):
+        assert entry.must_be_absent(path), path
+    for path in ("prefill_1.mlmodelc/model.mil", "a/b/prefill_1.mlmodelc/x", "a/prefill_1/x", "probe.marker2"):
+        assert not entry.must_be_absent(path), path
 
 
 def test_unknown_entries_come_with_the_nearest_names(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from zoo.manifest import parse_manifest
 
 MANIFESTS = sorted((Path(__file__).parents[2] / "manifests").glob("*.toml"))
 
-GOOD: dict[str, Any] = tomllib.loads(MANIFESTS[0].read_text(encoding="utf-8"))
+GOOD: dict[str, Any] = tomllib.loads(
+    next(path for path in MANIFESTS if path.stem == "gemma4-e4b-multimodal").read_text(encoding="utf-8")
+)
 
 
 def validator(document: dict[str, Any]) -> Draft202012Validator:
@@ -75,6 +77,11 @@ def broken(change: str) -> dict[str, Any]:
             data["component"] = []
         case "bad repo":
             data["hub"]["repo"] = "no-namespace"
+        case "repo and archive":
+            data["archive"] = {"url": "https://example.org/x.zip"}
+        case "plain http":
+            del data["hub"]
+            data["archive"] = {"url": "http://example.org/x.zip"}
     return data
 
 
@@ -90,6 +97,8 @@ def broken(change: str) -> dict[str, Any]:
         "no origin",
         "no component",
         "bad repo",
+        "repo and archive",
+        "plain http",
     ],
 )
 def test_bad_manifests_are_refused_by_schema_and_reader_alike(change: str) -> None:

@@ -11,7 +11,24 @@ from typing import Any
 import typer
 
 from zoo import __version__
-from zoo.cli import build, demo, lock, ls, pull, push, serve, show, swift, verify
+from zoo.cli import (
+    build,
+    demo,
+    diff,
+    lock,
+    ls,
+    prune,
+    pull,
+    push,
+    remove,
+    repair,
+    serve,
+    shared,
+    show,
+    sideload,
+    swift,
+    verify,
+)
 from zoo.cli.output import print_error, say
 from zoo.errors import INTERRUPTED_EXIT_CODE, DiskError, ZooError
 
@@ -29,11 +46,17 @@ app = typer.Typer(
 COMMANDS: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("ls", ls.ls),
     ("show", show.show),
+    ("diff", diff.diff),
+    ("shared", shared.shared),
     ("build", build.build),
     ("lock", lock.lock),
     ("verify", verify.verify),
     ("push", push.push),
     ("pull", pull.pull),
+    ("repair", repair.repair),
+    ("remove", remove.remove),
+    ("prune", prune.prune),
+    ("sideload", sideload.sideload),
     ("swift", swift.swift),
     ("serve", serve.serve),
     ("demo", demo.demo),

@@ -16,6 +16,15 @@ class OutputFormat(StrEnum):
     json = "json"
 
 
+class Link(StrEnum):
+    """How bytes that are on this disk are put in place."""
+
+    auto = "auto"
+    clone = "clone"
+    hardlink = "hardlink"
+    copy = "copy"
+
+
 ZooOption = Annotated[
     Path | None,
     typer.Option(
@@ -49,6 +58,33 @@ WithoutOption = Annotated[
 EndpointOption = Annotated[
     str | None,
     typer.Option("--endpoint", metavar="URL", help="Hub to talk to.", show_default="HF_ENDPOINT or the public Hub"),
+]
+EndpointsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--endpoint",
+        metavar="URL",
+        help="Hub to talk to; more are mirrors, tried in order (repeatable, or a,b).",
+        show_default="HF_ENDPOINT or the public Hub",
+    ),
+]
+FolderOption = Annotated[
+    Path | None,
+    typer.Option("--folder", metavar="DIR", help="This folder instead of the installed models."),
+]
+LinkOption = Annotated[
+    Link, typer.Option("--link", help="How bytes on this disk are put in place; auto takes the cheapest safe way.")
+]
+JobsOption = Annotated[int, typer.Option("--jobs", "-j", min=1, max=32, help="Files at once.")]
+ReuseOption = Annotated[
+    bool,
+    typer.Option(
+        "--reuse", help="Take bytes from other installed models, builds and the Hugging Face cache on this disk."
+    ),
+]
+FromOption = Annotated[
+    list[Path] | None,
+    typer.Option("--from", metavar="DIR", help="Take bytes from any files below DIR (repeatable)."),
 ]
 EntryArgument = Annotated[str, typer.Argument(metavar="ENTRY", help="An entry of the zoo, see `zoo ls`.")]
 

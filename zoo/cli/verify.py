@@ -9,10 +9,9 @@ import typer
 
 from zoo.cli.options import FormatOption, ModelsOption, OutputFormat, QuietOption, ZooOption
 from zoo.cli.output import print_json, print_report, say
-from zoo.errors import CheckFailed, UsageError, ZooError
+from zoo.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
-    from zoo.catalog import Catalog
     from zoo.plan.verify import Verdict
     from zoo.transfer.verify import Reading
 
@@ -76,11 +75,12 @@ def verify(
 def _installed(
     entries: list[str], folder: Path | None, models: Path | None, zoo: Path | None, reading: Reading
 ) -> list[Verdict]:
+    from zoo.cli.installed import usable_catalog
     from zoo.locations import models_directory
     from zoo.receipt import receipt_path
     from zoo.transfer.verify import installed_entries, verify_folder
 
-    catalog = _catalog(zoo)
+    catalog = usable_catalog(zoo)
     place = models_directory(models)
     if folder is not None:
         if not receipt_path(folder).is_file():
@@ -98,20 +98,6 @@ def _installed(
     for entry in entries or installed:
         by_folder.setdefault(installed[entry], []).append(entry)
     return [verdict for where, found in by_folder.items() for verdict in verify_folder(where, found, catalog, reading)]
-
-
-def _catalog(zoo: Path | None) -> Catalog | None:
-    """The catalog, if there is a usable one: receipts suffice to verify."""
-    from zoo.catalog import load_catalog
-    from zoo.locations import zoo_directory
-
-    try:
-        return load_catalog(zoo_directory(zoo))
-    except ZooError as error:
-        if zoo is not None:
-            raise
-        say(f"note: {error.message}; checking against receipts alone")
-        return None
 
 
 def _raise_if_bad(verdicts: list[Verdict], *, repairable: bool) -> None:

@@ -75,8 +75,8 @@ class Missing:
     """What somebody who has one side lacks of the other; identical contents count once.
 
     Attributes:
-        known: bytes with a digest that the other side is not known to have.
-        unknown: bytes of files without a digest; some may be there already.
+        known: bytes that the other side is not known to have.
+        unknown: bytes of files that cannot be compared for want of a digest; some may be there already.
     """
 
     known: int
@@ -132,7 +132,8 @@ def diff(here: Sequence[Compared], there: Sequence[Compared]) -> Diff:
     Nothing is ever called the same because of its name or size.
 
     Args:
-        here, there: the files of each side, each path once.
+        here: the files of one side, each path once.
+        there: those of the other.
     """
     left = {file.path: file for file in here}
     right = {file.path: file for file in there}
@@ -201,8 +202,14 @@ def _one_sided(
     return ("renamed" if elsewhere else alone), elsewhere
 
 
-def _missing(wanted: Iterable[Compared], present: Iterable[Compared]) -> Missing:
+def _missing(wanted: Iterable[Compared], present: Sequence[Compared]) -> Missing:
     there = {file.sha256 for file in present if file.sha256 is not None}
-    wanted = list(wanted)
-    known = {file.sha256: file.size for file in wanted if file.sha256 is not None and file.sha256 not in there}
-    return Missing(sum(known.values()), sum(file.size for file in wanted if file.sha256 is None))
+    known: dict[str, int] = {}
+    unknown = 0
+    for file in wanted:
+        if file.sha256 is None and any(_may_be_equal(file, other) for other in present):
+            unknown += file.size
+        elif file.sha256 not in there:
+            # Without a digest and yet known to be missing: its measured size is that of no other file.
+            known[file.sha256 or f"path {file.path}"] = file.size
+    return Missing(sum(known.values()), unknown)

@@ -79,7 +79,7 @@ def _lacks(part: Part, owners: Mapping[str, str]) -> Iterable[str]:
         return
     lacking = [path for path in part.files if path not in owners]
     if part.required or len(lacking) < len(part.files):
-        yield from lacking
+        yield from (path for path in lacking if path not in part.optional)
 
 
 def lock_from_folder(
@@ -222,8 +222,37 @@ def lock_from_hub(
                 sources=(Source(repo=listing.repo, commit=listing.commit, path=file.path),),
             )
         )
+    files += borrowed_weights(entry, files)
     lock = make_lock(entry.id, manifest_digest(entry.manifest), files)
     return lock if known is None else with_known(lock, known, sources=False)
+
+
+def borrowed_weights(entry: Entry, files: Iterable[LockedFile]) -> list[LockedFile]:
+    """The weights of models that are there without: the same bytes as those of the component that `weights` names.
+
+    Args:
+        entry: whose components they are.
+        files: what there is.
+    """
+    paths: dict[str, list[LockedFile]] = {}
+    for file in files:
+        paths.setdefault(file.component, []).append(file)
+    borrowed = []
+    for part in entry.parts:
+        here = {file.path for file in paths.get(part.name, ())}
+        if part.weights is None or part.model is None or not here or any(map(_is_weights, here)):
+            continue
+        lender = entry.part(part.weights)
+        assert lender.model is not None
+        for file in paths.get(lender.name, ()):
+            path = part.model + file.path.removeprefix(lender.model)
+            if _is_weights(file.path) and model_folder(path) in {model_folder(name) for name in here}:
+                borrowed.append(msgspec.structs.replace(file, path=path, component=part.name))
+    return borrowed
+
+
+def _is_weights(path: str) -> bool:
+    return path.endswith("/weights/weight.bin")
 
 
 def with_known(lock: Lock, known: Lock, *, sources: bool = True) -> Lock:

@@ -31,6 +31,7 @@ class PullRequest:
         files: the files of the lock that the selection keeps.
         selection: recorded in the receipt.
         others: the current locks of other entries that may be installed in the same folder, by id.
+        repairs: only put bytes back that should be there; nothing is deleted and the receipt stays as it is.
     """
 
     entry: str
@@ -38,6 +39,7 @@ class PullRequest:
     files: tuple[LockedFile, ...]
     selection: Selection = field(default_factory=Selection)
     others: Mapping[str, Lock] = field(default_factory=dict)
+    repairs: bool = False
 
 
 @dataclass(frozen=True)
@@ -255,13 +257,15 @@ def _check_published(request: PullRequest, actions: Iterable[Action]) -> None:
         more = f" and {plural(len(nowhere) - 1, 'other file')}" if len(nowhere) > 1 else ""
         raise HubError(
             f"{request.entry}: {nowhere[0]}{more} cannot be fetched: the lock names no place that has it",
-            hint=f"publish it with `zoo push {request.entry}`, or take it from a build with --reuse or --from DIR",
+            hint="take it from this disk with --reuse or --from DIR, or update the entry with `zoo pull`"
+            if request.repairs
+            else f"publish it with `zoo push {request.entry}`, or take it from a build with --reuse or --from DIR",
         )
 
 
 def _deletes(request: PullRequest, state: FolderState, wanted: Mapping[str, LockedFile]) -> list[Delete]:
     installed = state.receipt.entries.get(request.entry)
-    if installed is None:
+    if installed is None or request.repairs:
         return []
     others = state.receipt.without_entry(request.entry).owners()
     # A path that differs in letter case alone may be the same file on this file system.
@@ -305,6 +309,8 @@ def _some(paths: tuple[str, ...]) -> str:
 
 
 def _unused_partials(request: PullRequest, state: FolderState) -> tuple[str, ...]:
+    if request.repairs:
+        return ()
     locks = (request.lock, *request.others.values())
     needed = {partial_name(file) for lock in locks for file in lock.files}
     return tuple(sorted(name for name in state.partials if name not in needed))
@@ -319,6 +325,8 @@ def receipt_after(plan: PullPlan, receipt: Receipt, xxh3: Mapping[str, str]) -> 
         xxh3: of files whose lock does not say, by path.
     """
     request = plan.request
+    if request.repairs:
+        return receipt
     files = tuple(
         ReceiptFile(path=file.path, size=file.size, sha256=file.sha256, xxh3=file.xxh3 or xxh3.get(file.path))
         for file in sorted(request.files, key=lambda file: file.path)

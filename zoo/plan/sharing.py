@@ -62,10 +62,11 @@ class Content:
     Attributes:
         sha256: which bytes.
         size: bytes.
-        label, kind: of the first file that has them.
+        label, kind: what most of the files that have them are called; the first one's, where none wins.
         holders: names, in the order of the holders.
         places: how many physical copies there are.
         files: (holder, path) of every file, in that order.
+        repeated_in: holders that keep several copies.
         linkable: copies that sharing within regions would make unnecessary.
         hard_linkable: those of them that a hard link may replace (bulk weights that nothing edits in place).
     """
@@ -77,6 +78,7 @@ class Content:
     holders: tuple[str, ...]
     places: int
     files: tuple[tuple[str, str], ...]
+    repeated_in: tuple[str, ...]
     linkable: int
     hard_linkable: int
 
@@ -197,16 +199,26 @@ class Sharing:
     def _of(self, name: str) -> tuple[Content, ...]:
         return self._by_holder[name]
 
+    def common(self, one: str, other: str) -> int:
+        """Bytes of contents that both holders keep, each once; with itself, all known ones that a holder keeps."""
+        return self._common[one, other]
+
     @cached_property
-    def matrix(self) -> dict[tuple[str, str], int]:
-        """Bytes of contents that both holders keep, each once; with itself, all that a holder keeps."""
+    def _common(self) -> Counter[tuple[str, str]]:
         found: Counter[tuple[str, str]] = Counter()
         for group in self.groups:
             for one in group.holders:
                 for other in group.holders:
                     found[one, other] += group.size
+        return found
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str, int], ...]:
+        """Every two holders that have bytes in common, and how many; in the order of the holders."""
         names = [holder.name for holder in self.holders]
-        return {(one, other): found[one, other] for one in names for other in names}
+        place = {name: number for number, name in enumerate(names)}
+        found = [(place[one], place[other]) for one, other in self._common if place[one] < place[other]]
+        return tuple((names[one], names[other], self.common(names[one], names[other])) for one, other in sorted(found))
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -231,7 +243,9 @@ def find_sharing(holders: Iterable[Holder]) -> Sharing:
             if file.sha256 is not None:
                 by_content.setdefault(file.sha256, []).append((holder.name, file))
     contents = [_content(sha256, found) for sha256, found in by_content.items()]
-    return Sharing(listed, tuple(sorted(contents, key=lambda content: (-content.wasted, -content.size, content.sha256))))
+    return Sharing(
+        listed, tuple(sorted(contents, key=lambda content: (-content.wasted, -content.size, content.sha256)))
+    )
 
 
 def _one_truth_per_place(holders: tuple[Holder, ...]) -> tuple[Holder, ...]:
@@ -262,14 +276,19 @@ def _content(sha256: str, found: Sequence[tuple[str, Held]]) -> Content:
     bulk = Counter(
         file.region for file in places.values() if is_weight(file.path) and file.size >= MINIMUM_HARDLINK_BYTES
     )
+    copies = Counter(name for name, _ in {(name, file.place) for name, file in found})
+    holders = tuple(dict.fromkeys(name for name, _ in found))
+    # `most_common` keeps the order of first appearance among equals.
+    (label, kind), _ = Counter((file.label, file.kind) for _, file in found).most_common(1)[0]
     return Content(
         sha256=sha256,
         size=first.size,
-        label=first.label,
-        kind=first.kind,
-        holders=tuple(dict.fromkeys(name for name, _ in found)),
+        label=label,
+        kind=kind,
+        holders=holders,
         places=len(places),
         files=tuple((name, file.path) for name, file in found),
+        repeated_in=tuple(name for name in holders if copies[name] > 1),
         linkable=sum(count - 1 for count in everywhere.values()),
         hard_linkable=sum(count - 1 for count in bulk.values()),
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from zoo.catalog import Catalog, Entry, Part
 from zoo.lock import Lock
+from zoo.manifest import Manifest
 from zoo.report.sizes import human_bytes
 from zoo.report.text import columns, paint, plural
 
@@ -22,11 +23,23 @@ def lock_state(lock: Lock | None) -> LockState:
     return "pinned" if all(file.sources for file in lock.files) else "unpublished"
 
 
-def list_json(catalog: Catalog, installed: dict[str, bool]) -> dict[str, Any]:
+def shown_entries(catalog: Catalog, installed: dict[str, bool], *, hidden: bool = False) -> tuple[Entry, ...]:
+    """What `zoo ls` lists, in picker order: hidden entries only if they are installed or asked for."""
+    return tuple(
+        entry
+        for entry in catalog.entries
+        if hidden or entry.manifest.visibility != "hidden" or installed.get(entry.id, False)
+    )
+
+
+def list_json(catalog: Catalog, installed: dict[str, bool], *, hidden: bool = False) -> dict[str, Any]:
     """`zoo ls --format json`."""
     return {
         "zoo": str(catalog.directory),
-        "entries": [entry_summary(entry, installed.get(entry.id, False)) for entry in catalog.entries],
+        "entries": [
+            entry_summary(entry, installed.get(entry.id, False))
+            for entry in shown_entries(catalog, installed, hidden=hidden)
+        ],
     }
 
 
@@ -43,6 +56,8 @@ def entry_summary(entry: Entry, installed: bool) -> dict[str, Any]:
         "modalities": list(entry.modalities()),
         "license": manifest.license,
         "repo": manifest.hub.repo if manifest.hub else None,
+        "archive": manifest.archive.url if manifest.archive else None,
+        "blocked": {"ios": manifest.blocked.ios, "macos": manifest.blocked.macos},
         "lock": lock_state(entry.lock),
         "files": len(entry.lock.files) if entry.lock else None,
         "bytes": entry.lock.size if entry.lock else None,
@@ -51,10 +66,10 @@ def entry_summary(entry: Entry, installed: bool) -> dict[str, Any]:
     }
 
 
-def list_text(catalog: Catalog, installed: dict[str, bool]) -> str:
+def list_text(catalog: Catalog, installed: dict[str, bool], *, hidden: bool = False) -> str:
     """`zoo ls` for people."""
     rows = []
-    for entry in catalog.entries:
+    for entry in shown_entries(catalog, installed, hidden=hidden):
         lock = entry.lock
         rows.append(
             (
@@ -64,12 +79,29 @@ def list_text(catalog: Catalog, installed: dict[str, bool]) -> str:
                 human_bytes(lock.size) if lock else "-",
                 str(len(lock.files)) if lock else "-",
                 lock_state(lock),
-                "installed" if installed.get(entry.id) else "",
+                ", ".join(remarks(entry, installed.get(entry.id, False))),
             )
         )
     header = ("ENTRY", "NAME", "INPUT", "SIZE", "FILES", "LOCK", "")
-    note = paint(f"{plural(len(rows), 'entry', 'entries')} in {catalog.directory}", "dim")
-    return f"{columns(rows, header=header, align='<<<>><<')}\n\n{note}"
+    note = f"{plural(len(rows), 'entry', 'entries')} in {catalog.directory}"
+    if more := len(catalog.entries) - len(rows):
+        note += f"; {more} hidden: zoo ls --all"
+    return f"{columns(rows, header=header, align='<<<>><<')}\n\n{paint(note, 'dim')}"
+
+
+def remarks(entry: Entry, installed: bool) -> list[str]:
+    """What is special about an entry, a word or two each."""
+    manifest = entry.manifest
+    found = ["installed"] if installed else []
+    if manifest.visibility != "default":
+        found.append(manifest.visibility)
+    return found + [f"not on {system}" for system, _ in blocks(manifest)]
+
+
+def blocks(manifest: Manifest) -> list[tuple[str, str]]:
+    """Systems that an entry is known not to run on, and why."""
+    both = (("iOS", manifest.blocked.ios), ("macOS", manifest.blocked.macos))
+    return [(system, reason) for system, reason in both if reason is not None]
 
 
 def show_json(entry: Entry) -> dict[str, Any]:
@@ -80,6 +112,7 @@ def show_json(entry: Entry) -> dict[str, Any]:
         **entry_summary(entry, installed=False),
         "description": manifest.description,
         "environment": manifest.environment,
+        "absent": list(manifest.absent),
         "minimum_os": {"ios": manifest.minimum_os.ios, "macos": manifest.minimum_os.macos},
         "checkpoint": manifest.checkpoint.repo if manifest.checkpoint else None,
         "revision": manifest.hub.revision if manifest.hub else None,
@@ -99,6 +132,7 @@ def _part_json(entry: Entry, part: Part, lock: Lock | None) -> dict[str, Any]:
         "parameters": part.parameters,
         "model": part.model,
         "declared_files": list(part.files),
+        "optional_files": list(part.optional),
         "bytes": sum(file.size for file in files) if lock else None,
         "files": [{"path": file.path, "bytes": file.size, "sha256": file.sha256, "xxh3": file.xxh3} for file in files],
     }
@@ -131,9 +165,12 @@ def show_text(entry: Entry, *, files: bool) -> str:
         ("licence", manifest.license),
         ("needs", ", ".join(minimum) or "-"),
         ("made from", manifest.checkpoint.repo if manifest.checkpoint else "-"),
-        ("published", f"{manifest.hub.repo} @ {manifest.hub.revision}" if manifest.hub else "not on the Hub"),
+        ("published", _published(manifest)),
         ("lock", _lock_line(lock)),
     ]
+    facts += [(f"not on {system}", reason) for system, reason in blocks(manifest)]
+    if manifest.absent:
+        facts.append(("must be absent", ", ".join(manifest.absent)))
     facts += [("environment", f"{key}={value}") for key, value in sorted(manifest.environment.items())]
     text = columns([(paint(key, "dim"), value) for key, value in facts])
     text += "\n\n" + _parts_table(entry, lock)
@@ -142,10 +179,18 @@ def show_text(entry: Entry, *, files: bool) -> str:
     return text
 
 
+def _published(manifest: Manifest) -> str:
+    if manifest.hub is not None:
+        return f"{manifest.hub.repo} @ {manifest.hub.revision}"
+    return manifest.archive.url if manifest.archive else "not on the Hub; sideloaded"
+
+
 def _lock_line(lock: Lock | None) -> str:
     state = lock_state(lock)
     if lock is None:
         return "none yet: `zoo push` or `zoo lock` makes one"
+    if lock.provisional:
+        state = f"provisional (no digests; `zoo lock {lock.entry} --from-hub` gets them)"
     size = human_bytes(lock.size)
     twice = lock.size - lock.unique_size
     saved = f", of which {human_bytes(twice)} are the same bytes twice" if twice else ""

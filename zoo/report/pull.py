@@ -91,6 +91,8 @@ def result_text(plan: PullPlan, result: PullResult) -> str:
         lines.append(f"deleted {plural(len(result.deleted), 'file')}")
     lines += [f"{paint('note:', 'yellow')} {note}" for note in result.notes]
     done = "is complete" if plan.changes else "was complete; nothing to do"
+    if plan.request.repairs:
+        done = "repaired"
     lines.append(f"{paint(entry, 'bold')} {done}: {plural(len(plan.request.files), 'file')}, {checked}")
     return "\n".join(lines)
 

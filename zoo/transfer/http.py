@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,7 +20,7 @@ from zoo.events import Progress, Silent
 from zoo.lock import LockedFile, Source
 from zoo.transfer.answers import TryAgain, bytes_to_skip, check_announced_digest, mismatch, wrong_size
 from zoo.transfer.arriving import Arriving
-from zoo.transfer.remote import file_url, offline
+from zoo.transfer.remote import Endpoint, file_url, offline
 
 if TYPE_CHECKING:
     import requests
@@ -34,6 +35,8 @@ READ_SECONDS = 30.0
 TRIES = 2
 """How often bytes may turn out wrong before it is not the network's fault."""
 
+MIRROR_ATTEMPTS = 2
+"""Tries in a row without a new byte while another endpoint is left: a mirror is for not having to wait."""
 
 _NOWHERE = Source(repo="nowhere/nowhere", commit="0" * 40, path="nowhere")
 """Stands in for the source of a file that has none: its bytes may all be here already."""
@@ -79,11 +82,12 @@ class Fetcher(Protocol):
 
 
 class HttpFetcher:
-    """Fetches from one Hub; may be used from several threads.
+    """Fetches from a Hub or its mirrors; may be used from several threads.
 
     Args:
         endpoint: `zoo.transfer.remote.resolve_endpoint`.
         token: sent to the endpoint's host only; redirects to other hosts lose it.
+        mirrors: tried in order for what `endpoint` cannot give; one that cannot be reached comes last from then on.
         retry: patience.
         stop: when set, fetches end with `Stopped`.
         timeouts: seconds for connecting and for silence.
@@ -94,12 +98,13 @@ class HttpFetcher:
         endpoint: str,
         *,
         token: str | None = None,
+        mirrors: Sequence[Endpoint] = (),
         retry: Retry | None = None,
         stop: threading.Event | None = None,
         timeouts: tuple[float, float] = (CONNECT_SECONDS, READ_SECONDS),
     ) -> None:
-        self.endpoint = endpoint
-        self._token = token
+        self._endpoints = (Endpoint(endpoint, token), *mirrors)
+        self._unreachable: set[str] = set()
         self._retry = retry or Retry()
         self._timeouts = timeouts
         self.stop = stop or threading.Event()
@@ -111,7 +116,7 @@ class HttpFetcher:
         """Bring `file` to `target`, continuing what lies there; it is whole and flushed to disk on return.
 
         Args:
-            file: what to bring; its sources are tried in order.
+            file: what to bring; its sources are tried in order, at one endpoint after another.
             target: `.zoo/partial/<name>`; what arrived stays there after any error but a wrong digest.
             progress: told under `file.path`.
 
@@ -137,16 +142,32 @@ class HttpFetcher:
             self._sessions.clear()
 
     def _from_any_source(self, file: LockedFile, arriving: Arriving, progress: Progress) -> Digests:
-        problem: ZooError | None = None
-        for source in file.sources or (_NOWHERE,):
-            try:
-                return self._from_source(_Order(file, source, file_url(self.endpoint, source), arriving, progress))
-            except Unreachable:
-                raise
-            except (HubError, DigestMismatch) as error:
-                problem = problem or error
-        assert problem is not None
-        raise problem
+        problems: list[ZooError] = []
+        endpoints = self._in_order()
+        for number, endpoint in enumerate(endpoints):
+            last = number == len(endpoints) - 1
+            if problems:
+                progress.say(f"{problems[-1].message}; trying {endpoint.address}")
+            for source in file.sources or (_NOWHERE,):
+                url = file_url(endpoint.address, source)
+                try:
+                    return self._from_source(_Order(file, source, url, arriving, progress, endpoint.token, last))
+                except Unreachable as error:
+                    with self._guard:
+                        self._unreachable.add(endpoint.address)
+                    if len(endpoints) == 1:
+                        raise
+                    problems.append(error)
+                    break
+                except (HubError, DigestMismatch) as error:
+                    problems.append(error)
+        # The first endpoint is the one that should have had it.
+        raise problems[0]
+
+    def _in_order(self) -> list[Endpoint]:
+        """Endpoints as given, those that could not be reached last."""
+        with self._guard:
+            return sorted(self._endpoints, key=lambda endpoint: endpoint.address in self._unreachable)
 
     def _from_source(self, order: _Order) -> Digests:
         """All bytes from one address; once more from the start if they turn out wrong."""
@@ -173,9 +194,11 @@ class HttpFetcher:
                     restarts += 1
                     order.start_again()
                     order.progress.say(f"{again.error.message}; starting it again")
-                if failures >= self._retry.attempts or restarts > TRIES:
-                    raise Unreachable(again.error.message, hint=again.error.hint) from None
+                attempts = self._retry.attempts if order.last else min(self._retry.attempts, MIRROR_ATTEMPTS)
                 wait = self._retry.wait(failures) if again.wait is None else again.wait
+                too_long = not order.last and wait > self._retry.longest
+                if failures >= attempts or restarts > TRIES or too_long:
+                    raise Unreachable(again.error.message, hint=again.error.hint) from None
                 if wait >= 1:
                     order.progress.say(f"{again.error.message}; trying again in {wait:.0f} s")
                 if self.stop.wait(wait):
@@ -233,7 +256,7 @@ class HttpFetcher:
             if etag := order.arriving.etag:
                 headers["If-Range"] = etag
         return self._session().get(
-            order.url, headers=headers, stream=True, timeout=self._timeouts, auth=_Bearer(self._token)
+            order.url, headers=headers, stream=True, timeout=self._timeouts, auth=_Bearer(order.token)
         )
 
     def _stream(self, response: requests.Response, order: _Order, skip: int) -> None:
@@ -271,18 +294,20 @@ class HttpFetcher:
 
 
 class Unreachable(HubError):
-    """Patience is over: no other path of the same Hub will do better."""
+    """Patience is over: no other path of the same Hub will do better, a mirror may."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """One file from one address."""
+    """One file from one address; `last` if there is no other endpoint to go to."""
 
     file: LockedFile
     source: Source
     url: str
     arriving: Arriving
     progress: Progress
+    token: str | None = field(default=None, repr=False)
+    last: bool = True
 
     def start_again(self) -> None:
         """Throw away what arrived."""

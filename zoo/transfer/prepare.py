@@ -102,10 +102,26 @@ def prepare_pull(
         ZooError: as `pull_request`, `read_state` and `plan_pull`.
     """
     request, remarks = pull_request(catalog, entry, selection, load_receipt(folder))
+    prepared = prepare_request(request, folder, providers=providers, cache=cache, progress=progress)
+    return Prepared(prepared.plan, (*remarks, *prepared.remarks))
+
+
+def prepare_request(
+    request: PullRequest,
+    folder: Path,
+    *,
+    providers: Sequence[Provider] = (),
+    cache: DigestCache | None = None,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Look at the folder and the rest of this disk and decide how a request is met.
+
+    Raises:
+        ZooError: as `read_state` and `plan_pull`.
+    """
     state = read_state(folder, request.files, cache=cache, progress=progress)
     findings = find_candidates(_missing(request, state), providers, cache=cache, progress=progress)
-    plan = plan_pull(request, state, findings.found)
-    return Prepared(plan, (*remarks, *findings.notes))
+    return Prepared(plan_pull(request, state, findings.found), findings.notes)
 
 
 def _missing(request: PullRequest, state: FolderState) -> dict[str, int]:

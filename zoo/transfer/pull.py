@@ -39,13 +39,11 @@ from zoo.paths import model_folder
 from zoo.plan.actions import Keep, Link
 from zoo.plan.pull import PullPlan, partial_name, receipt_after
 from zoo.receipt import load_receipt, save_receipt
+from zoo.transfer.deleting import RECOGNITION_FILES, delete_file
 from zoo.transfer.http import Fetcher, Stopped
 
 DEFAULT_JOBS = 4
 """Files at once: enough to hide the latency of one connection, few enough for the Hub's limits."""
-
-_LAST = ("coremldata.bin", "Manifest.json")
-"""The files by which engines recognise a model folder; moved in after the others."""
 
 
 @dataclass
@@ -335,7 +333,7 @@ def _commit(work: _Work, targets: Mapping[str, Path]) -> None:
         whole = place_in(work.folder, unit)
         whole.parent.mkdir(parents=True, exist_ok=True)
         if unit == paths[0] or whole.exists():
-            for path in sorted(paths, key=lambda path: (path.endswith(_LAST), path)):
+            for path in sorted(paths, key=lambda path: (path.endswith(RECOGNITION_FILES), path)):
                 targets[path].parent.mkdir(parents=True, exist_ok=True)
                 work.staged(path).replace(targets[path])
                 touched.add(targets[path].parent)
@@ -362,16 +360,8 @@ def _flush(path: Path) -> None:
 
 def _delete(work: _Work, targets: Mapping[str, Path]) -> None:
     for action in work.plan.deletes:
-        target = targets[action.path]
-        target.unlink(missing_ok=True)
+        delete_file(work.folder, targets[action.path])
         work.result.deleted.append(action.path)
-        parent = target.parent
-        while parent != work.folder:
-            try:
-                parent.rmdir()
-            except OSError:
-                break
-            parent = parent.parent
 
 
 def _finish(work: _Work) -> None:

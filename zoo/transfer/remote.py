@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
 from zoo.errors import HubError, UsageError
@@ -10,6 +12,45 @@ from zoo.lock import Source
 
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 """How the stock client reads its environment variables (huggingface_hub/constants.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A Hub or a mirror of it.
+
+    Attributes:
+        address: without a slash at its end.
+        token: sent to this host and no other; None for an anonymous visitor.
+    """
+
+    address: str
+    token: str | None = field(default=None, repr=False)
+
+
+def resolve_endpoints(given: Sequence[str] = ()) -> tuple[str, ...]:
+    """The addresses to try, in order: those `given`, else what `resolve_endpoint` finds.
+
+    Raises:
+        UsageError: as `resolve_endpoint`.
+    """
+    return tuple(dict.fromkeys(map(resolve_endpoint, given))) or (resolve_endpoint(),)
+
+
+def with_token(addresses: Sequence[str], token: str | None) -> tuple[Endpoint, ...]:
+    """Endpoints, with the token at the one it belongs to.
+
+    That is the Hub the stock client would send it to: `HF_ENDPOINT`, else the public one. A single address was
+    chosen by the user for this very purpose and gets it too; of several, mirrors do not.
+    """
+    if len(addresses) == 1:
+        return (Endpoint(addresses[0], token),)
+    home = _origin(resolve_endpoint())
+    return tuple(Endpoint(address, token if _origin(address) == home else None) for address in addresses)
+
+
+def _origin(address: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(address)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def resolve_endpoint(given: str | None = None) -> str:

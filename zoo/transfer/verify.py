@@ -63,7 +63,7 @@ def verify_folder(folder: Path, entries: Sequence[str], catalog: Catalog | None,
         if entry not in receipt.entries:
             raise CheckFailed(f"{entry} is not installed in {folder}", hint=f"zoo pull {entry}")
     chosen = entries or sorted(receipt.entries)
-    expected = {entry: _expected(entry, receipt.entries[entry], catalog) for entry in chosen}
+    expected = {entry: expected_files(entry, receipt.entries[entry], catalog) for entry in chosen}
     state = _read(folder, [file for files, _ in expected.values() for file in files], reading)
     strangers = orphan_warnings(state, [file.path for files, _ in expected.values() for file in files])
     verdicts = []
@@ -92,7 +92,7 @@ def verify_lock(folder: Path, lock_file: Path, reading: Reading) -> Verdict:
     return judge(lock.entry, str(folder), lock.files, state, warnings=orphan_warnings(state, [*known, *beside]))
 
 
-def _expected(
+def expected_files(
     entry: str, installed: Installed, catalog: Catalog | None
 ) -> tuple[tuple[Expected, ...], tuple[str, ...]]:
     """The files an installed entry should have, and warnings about where that is known from."""

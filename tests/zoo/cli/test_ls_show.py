@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.zoo.bundles import locked_zoo, text_files, write_zoo
+from tests.zoo.bundles import MULTIMODAL_MANIFEST, TEXT_MANIFEST, locked_zoo, text_files, write_zoo
 from zoo.errors import exit_codes
 
 
@@ -35,6 +35,20 @@ def test_ls_for_people_has_no_escape_codes_in_a_pipe(tmp_path: Path) -> None:
     assert result.stdout.splitlines()[0].split() == ["ENTRY", "NAME", "INPUT", "SIZE", "FILES", "LOCK"]
     assert "\x1b" not in result.stdout
     assert result.stderr == ""
+
+
+def test_ls_marks_what_is_special_and_keeps_hidden_entries_back(tmp_path: Path) -> None:
+    hidden = TEXT_MANIFEST.replace("order = 2", 'order = 2\nvisibility = "hidden"')
+    blocked = MULTIMODAL_MANIFEST.replace("order = 1", 'order = 1\nblocked = { ios = "It is too large." }')
+    write_zoo(tmp_path / "manifests", hidden, blocked)
+    lines = run_zoo("ls", cwd=tmp_path).stdout.splitlines()
+    assert lines[1].startswith("tiny-multimodal ")
+    assert lines[1].endswith("experimental, not on iOS")
+    assert lines[-1] == "1 entry in manifests; 1 hidden: zoo ls --all"
+    assert run_zoo("ls", "--all", cwd=tmp_path).stdout.splitlines()[2].endswith("hidden")
+    shown = json.loads(run_zoo("ls", "--format", "json", cwd=tmp_path).stdout)["entries"]
+    assert [(entry["id"], entry["blocked"]["ios"]) for entry in shown] == [("tiny-multimodal", "It is too large.")]
+    assert "It is too large." in run_zoo("show", "tiny-multimodal", cwd=tmp_path).stdout
 
 
 def test_show_lists_components_and_files(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.zoo.bundles import write_zoo
 from tests.zoo.transfer.push_support import TinyZoo, bundle, sha256, tiny_zoo
 from zoo.catalog import Entry
 from zoo.digests import Digests, Hasher
@@ -162,3 +163,74 @@ def test_a_repo_that_lacks_a_file_cannot_be_locked(tiny: Entry) -> None:
     less = tuple(file for file in listing.files if file.path != "swa/sin_full.npy")
     with pytest.raises(InvalidDocument, match=r"sin_full\.npy missing"):
         lock_from_hub(tiny, Listing("me/repo", COMMIT, less), read)
+
+
+TWINS_MANIFEST = """
+schema = 1
+id = "twins"
+name = "Twins"
+family = "twins"
+folder = "twins"
+order = 1
+description = "Two graphs over the same weights, and a file that some bundles lack."
+license = "apache-2.0"
+[hub]
+repo = "zoo/twins"
+[[component]]
+name = "chunk1"
+model = "chunk1"
+remote = "swa/chunk1"
+prebuilt = true
+role = "decoder"
+modality = "text"
+[[component]]
+name = "prefill_chunk1"
+model = "prefill_chunk1"
+remote = "prefill/chunk1"
+weights = "chunk1"
+prebuilt = true
+role = "prefill"
+modality = "text"
+[[component]]
+name = "tokenizer"
+files = ["hf_model/chat_template.jinja", "hf_model/tokenizer.json"]
+optional = ["hf_model/chat_template.jinja"]
+prebuilt = true
+role = "tokenizer"
+modality = "text"
+"""
+
+
+def twins_listing(*, own_weights: bool = False, tokenizer: bool = True) -> Listing:
+    places = {"swa/chunk1.mlmodelc/model.mil": "1", "swa/chunk1.mlmodelc/weights/weight.bin": "2"}
+    places["prefill/chunk1.mlmodelc/model.mil"] = "3"
+    if own_weights:
+        places["prefill/chunk1.mlmodelc/weights/weight.bin"] = "4"
+    if tokenizer:
+        places["hf_model/tokenizer.json"] = "5"
+    files = tuple(RemoteFile(path, 9, digit * 64, digit * 40) for path, digit in places.items())
+    return Listing("zoo/twins", COMMIT, files)
+
+
+def test_weights_that_the_repo_leaves_out_are_those_of_the_other_model(tmp_path: Path) -> None:
+    entry = write_zoo(tmp_path, TWINS_MANIFEST).get("twins")
+    files = lock_from_hub(entry, twins_listing(), {}).by_path()
+    lent, borrowed = (files[f"{name}.mlmodelc/weights/weight.bin"] for name in ("chunk1", "prefill_chunk1"))
+    assert borrowed.component == "prefill_chunk1"
+    assert (borrowed.size, borrowed.sha256, borrowed.sources) == (lent.size, lent.sha256, lent.sources)
+    assert borrowed.sources[0].path == "swa/chunk1.mlmodelc/weights/weight.bin"
+
+
+def test_weights_that_the_repo_has_are_its_own(tmp_path: Path) -> None:
+    entry = write_zoo(tmp_path, TWINS_MANIFEST).get("twins")
+    files = lock_from_hub(entry, twins_listing(own_weights=True), {}).by_path()
+    assert files["prefill_chunk1.mlmodelc/weights/weight.bin"].sha256 == "4" * 64
+
+
+def test_an_optional_file_may_be_missing_and_the_others_may_not(tmp_path: Path) -> None:
+    entry = write_zoo(tmp_path, TWINS_MANIFEST).get("twins")
+    lock = lock_from_hub(entry, twins_listing(), {})
+    assert "hf_model/chat_template.jinja" not in lock.by_path()
+    check_lock(entry, lock)
+    with pytest.raises(InvalidDocument, match=r"tokenizer\.json missing"):
+        lock_from_hub(entry, twins_listing(tokenizer=False), {})

@@ -182,7 +182,7 @@ class World:
     def command(self, *arguments: str, models: Path | None = None) -> list[str]:
         verb, *rest = arguments
         where = ["--zoo", str(self.zoo), "--models", str(models or self.models)]
-        if verb == "pull":
+        if verb in ("pull", "repair") and "--endpoint" not in rest:
             where += ["--endpoint", self.hub.endpoint]
         return [sys.executable, "-m", "zoo.cli.main", verb, *rest, *where]
 

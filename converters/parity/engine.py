@@ -1,0 +1,253 @@
+"""Drives a bundle's stateless decode chunks token by token, the way the app's engine does.
+
+Inputs come from the folder's sidecars alone (`sidecars.py`), models run behind the `Runner` protocol. Attention is
+causal everywhere, image spans included: that is what E2B and E4B do in transformers too, whose
+`use_bidirectional_attention` is unset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from converters.gemma4.interface import VERIFY
+from converters.mil.types import Array
+from converters.parity.runner import Load, Runner
+from converters.parity.sidecars import Sidecars, read_sidecars
+from converters.recipe import RecipeError
+
+FOUR_CHUNKS = ("chunk1", "chunk2", "chunk3", "chunk4")
+THREE_CHUNKS = ("chunk1", "chunk2_3way", "chunk3_3way")
+
+HIDDEN = -65504.0
+"""What masks add to a score that must not count: the lowest finite fp16 (some releases of the app: minus infinity)."""
+
+Position = int | Array
+"""A token id, or one row `(hidden,)` of an encoder's features."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one position gives.
+
+    Attributes:
+        token: the most likely next token.
+        logit: its softcapped logit.
+        hidden: `(hidden,)` float32, after the final norm.
+    """
+
+    token: int
+    logit: float
+    hidden: Array
+
+
+def full_mask(start: int, length: int, context: int) -> Array:
+    """`(1, 1, length, context)` fp16: the query at `start + i` sees the cache rows up to its own."""
+    rows, columns = np.arange(start, start + length)[:, None], np.arange(context)[None]
+    mask: Array = np.where(columns <= rows, 0.0, HIDDEN).astype(np.float16)[None, None]
+    return mask
+
+
+def sliding_mask(start: int, length: int, window: int) -> Array:
+    """`(1, 1, length, window)` fp16, right-aligned: the cache's last row is position `start + length - 1`."""
+    rows = np.arange(start, start + length)[:, None]
+    positions = np.arange(start + length - window, start + length)[None]
+    visible = (positions >= 0) & (positions <= rows) & (positions > rows - window)
+    mask: Array = np.where(visible, 0.0, HIDDEN).astype(np.float16)[None, None]
+    return mask
+
+
+def written_rows(start: int, length: int, context: int) -> Array:
+    """`(1, 1, context, length)` fp16: one-hot columns, the cache rows that the call writes."""
+    rows, columns = np.arange(context)[:, None], np.arange(length)[None]
+    written: Array = (rows == start + columns).astype(np.float16)[None, None]
+    return written
+
+
+def splice(ids: Sequence[int], features: Mapping[int, Array]) -> list[Position]:
+    """Puts an encoder's features in the place of its placeholder tokens.
+
+    Args:
+        ids: the prompt.
+        features: `(count, hidden)` by placeholder id, in the order of the prompt.
+
+    Raises:
+        RecipeError: a placeholder occurs more or less often than there are features.
+    """
+    for placeholder, rows in features.items():
+        if (count := list(ids).count(placeholder)) != len(rows):
+            raise RecipeError(f"the prompt has token {placeholder} {count} times, there are {len(rows)} features")
+    waiting = {placeholder: iter(rows) for placeholder, rows in features.items()}
+    return [next(waiting[token]) if token in waiting else token for token in ids]
+
+
+class Engine:
+    """One conversation with a bundle.
+
+    Attributes:
+        sidecars: the folder's other files.
+        position: how many positions the caches hold.
+    """
+
+    def __init__(
+        self,
+        sidecars: Sidecars,
+        chunks: Mapping[str, Runner],
+        verifiers: Mapping[str, Runner] | None = None,
+        *,
+        zero_placeholders: bool = False,
+    ) -> None:
+        """Sets up empty caches.
+
+        Args:
+            sidecars: the folder's other files.
+            chunks: decode functions in their order.
+            verifiers: verification functions in their order, if drafts are to be checked.
+            zero_placeholders: give positions with features no per-layer embedding at all, as the app's
+                engine does, instead of the padding token's, as transformers does.
+
+        Raises:
+            RecipeError: the chunks disagree with `model_config.json` or with each other.
+        """
+        self.sidecars = sidecars
+        self.position = 0
+        self._chunks, self._verifiers = dict(chunks), dict(verifiers or {})
+        self._zero_placeholders = zero_placeholders
+        for name, runner in [*self._chunks.items(), *self._verifiers.items()]:
+            self._check(name, runner)
+        self._caches = {
+            name: {item: np.zeros(shape, np.float16) for item, shape in runner.inputs.items() if item.endswith("_in")}
+            for name, runner in self._chunks.items()
+        }
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        load: Load,
+        chunks: Sequence[str] = FOUR_CHUNKS,
+        *,
+        verify: bool = False,
+        zero_placeholders: bool = False,
+    ) -> Engine:
+        """Opens a bundle folder.
+
+        Args:
+            folder: packages and sidecars.
+            load: opens a package, see `converters.parity.runner`.
+            chunks: `FOUR_CHUNKS` or `THREE_CHUNKS`.
+            verify: open the chunks' `verify_qK` as well.
+            zero_placeholders: see `__init__`.
+
+        Raises:
+            RecipeError: a file is missing, damaged, or does not fit the others.
+        """
+        return cls(
+            read_sidecars(folder),
+            {name: load(name, None) for name in chunks},
+            {name: load(name, VERIFY) for name in chunks} if verify else None,
+            zero_placeholders=zero_placeholders,
+        )
+
+    def run(self, positions: Sequence[Position]) -> list[Prediction]:
+        """Decodes a sequence; one prediction for each position."""
+        return [self.step(position) for position in positions]
+
+    def step(self, position: Position) -> Prediction:
+        """Decodes one position and keeps its keys and values.
+
+        Raises:
+            RecipeError: the context is full.
+        """
+        shared = self._inputs([position])
+        shared["update_mask"] = written_rows(self.position, 1, self.sidecars.settings.context_length)
+        results = _run_chain(self._chunks, self._caches, shared)
+        for name, cache in self._caches.items():
+            for item in cache:
+                cache[item] = results[name][item.removesuffix("_in") + "_out"]
+        self.position += 1
+        last = results[next(reversed(results))]
+        hidden = last["hidden_states_out"].astype(np.float32).reshape(-1)
+        return Prediction(int(last["token_id"][0]), float(last["token_logit"][0]), hidden)
+
+    def verify(self, tokens: Sequence[int]) -> tuple[list[int], dict[str, Mapping[str, Array]]]:
+        """Checks drafted tokens; nothing is kept until `commit`.
+
+        Returns:
+            The token that follows each draft, and what `commit` needs.
+        """
+        shared = self._inputs(tokens)
+        shared["update_indicator"] = written_rows(self.position, len(tokens), self.sidecars.settings.context_length)
+        results = _run_chain(self._verifiers, self._caches, shared)
+        last = results[next(reversed(results))]
+        return [int(token) for token in last["token_ids"].reshape(-1)], results
+
+    def commit(self, results: Mapping[str, Mapping[str, Array]], count: int) -> None:
+        """Keeps the first `count` positions of a `verify` call."""
+        rows = slice(self.position, self.position + count)
+        for name, cache in self._caches.items():
+            for item, old in cache.items():
+                new = results[name][f"new_{item.removesuffix('_in')}"][:, :, :count]
+                if "sliding" in item:
+                    wide = np.pad(new, [(0, 0)] * 3 + [(0, old.shape[3] - new.shape[3])])
+                    cache[item] = np.concatenate([old[:, :, count:], wide], axis=2)
+                else:
+                    cache[item] = old.copy()
+                    cache[item][:, :, rows] = new
+        self.position += count
+
+    def _inputs(self, positions: Sequence[Position]) -> dict[str, Array]:
+        """Everything but caches and the mask of written rows."""
+        settings, length = self.sidecars.settings, len(positions)
+        if self.position + length > settings.context_length:
+            raise RecipeError(f"the context of {settings.context_length} positions is full")
+        return {
+            "hidden_states": np.stack([self._embed(item) for item in positions])[None],
+            "per_layer_raw": np.stack([self._embed_per_layer(item) for item in positions])[None],
+            "causal_mask_full": full_mask(self.position, length, settings.context_length),
+            "causal_mask_sliding": sliding_mask(self.position, length, settings.sliding_window),
+            **self.sidecars.rope.rows(self.position, length),
+        }
+
+    def _embed(self, position: Position) -> Array:
+        if isinstance(position, int):
+            return self.sidecars.embeddings.row(position)
+        row: Array = position.astype(np.float16)
+        return row
+
+    def _embed_per_layer(self, position: Position) -> Array:
+        """Features get the padding token's row, as in `Gemma4Model.forward` of transformers."""
+        if isinstance(position, int):
+            return self.sidecars.per_layer.row(position)
+        if self._zero_placeholders:
+            return np.zeros(self.sidecars.settings.per_layer_width, np.float16)
+        return self.sidecars.per_layer.row(self.sidecars.tokens.pad or 0)
+
+    def _check(self, name: str, runner: Runner) -> None:
+        """The shapes in the program are the truth; the settings must agree with them."""
+        settings = self.sidecars.settings
+        for item, key, size in (
+            ("hidden_states", "hidden_size", settings.hidden_size),
+            ("causal_mask_full", "context_length", settings.context_length),
+            ("causal_mask_sliding", "sliding_window", settings.sliding_window),
+        ):
+            if (found := runner.inputs[item][-1]) != size:
+                raise RecipeError(f"{name}: {item} is {found} wide, but {key} in model_config.json is {size}")
+
+
+def _run_chain(
+    chunks: Mapping[str, Runner], caches: Mapping[str, Mapping[str, Array]], shared: dict[str, Array]
+) -> dict[str, Mapping[str, Array]]:
+    """Runs chunk after chunk: hidden states, combined per-layer inputs and shared K/V go from one to the next."""
+    results: dict[str, Mapping[str, Array]] = {}
+    for name, runner in chunks.items():
+        given = {**shared, **caches[name]}
+        outputs = results[name] = runner.predict({item: given[item] for item in runner.inputs})
+        shared["hidden_states"] = outputs["hidden_states_out"]
+        if "per_layer_combined_out" in outputs:
+            shared["per_layer_combined"] = outputs["per_layer_combined_out"]
+        shared.update({item: value for item, value in outputs.items() if item.startswith(("kv13_", "kv14_"))})
+    return results

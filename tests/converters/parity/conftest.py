@@ -1,0 +1,106 @@
+"""Bundles built from the tiny checkpoints by running the recipes, and the oracles to compare them with."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from converters.parity.compare import Reference
+    from converters.parity.runner import Load
+    from tests.converters.parity.oracle import Oracle
+
+FOUR_CHUNKS = ("chunk1", "chunk2", "chunk3", "chunk4")
+THREE_CHUNKS = ("chunk1", "chunk2_3way", "chunk3_3way")
+
+CONTEXT = 40
+DRAFTS = 3
+IMAGE_TOKENS = 16
+FRAMES = 40
+
+# 24 positions are three sliding windows of the tiny models
+TEXT = (2, 617, 93, 854, 401, 230, 76, 555, 12, 790, 338, 149, 662, 27, 881, 504, 315, 98, 743, 206, 460, 59, 827, 371)
+
+
+@pytest.fixture(scope="session")
+def e4b_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything an E4B multimodal bundle has: decoder in int4 look-up tables as it is shipped, encoders in fp16."""
+    output = tmp_path_factory.mktemp("parity") / "e4b"
+    build_text(tiny_checkpoint, output, bits=4, verify=0, chunks=FOUR_CHUNKS + THREE_CHUNKS[1:])
+    build(tiny_checkpoint, output, "gemma4.vision-encoder", "vision.ane", tokens=IMAGE_TOKENS)
+    build(tiny_checkpoint, output, "gemma4.audio-encoder", "audio", frames=FRAMES, bits=16)
+    build(tiny_checkpoint, output, "gemma4.audio-projection", "audio-projection")
+    return output
+
+
+@pytest.fixture(scope="session")
+def e2b_bundle(tiny_e2b_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """E2B's layout (one K/V head, double-wide MLPs) in fp16, which holds the checkpoint's weights exactly.
+
+    Its packages have two functions, as all decode chunks that are shipped.
+    """
+    output = tmp_path_factory.mktemp("parity") / "e2b"
+    build_text(tiny_e2b_checkpoint, output, bits=16, verify=DRAFTS, chunks=FOUR_CHUNKS)
+    return output
+
+
+@pytest.fixture(scope="session")
+def e4b_load(e4b_bundle: Path) -> Load:
+    """Opened packages, shared by all tests: opening takes longer than running."""
+    from converters.parity.runner import load_with_mil
+
+    return load_with_mil(e4b_bundle)
+
+
+@pytest.fixture(scope="session")
+def oracle(tiny_checkpoint: Path, e4b_bundle: Path) -> Oracle:
+    """The checkpoint with the values the bundle's look-up tables and int8 rows stand for; so only rounding is left."""
+    from tests.converters.parity.oracle import Oracle
+
+    found = Oracle.load(tiny_checkpoint)
+    found.use_tables(e4b_bundle)
+    found.use_weights([e4b_bundle / f"{name}.mlpackage" for name in FOUR_CHUNKS])
+    return found
+
+
+@pytest.fixture(scope="session")
+def text_reference(oracle: Oracle) -> Reference:
+    """The oracle on `TEXT`."""
+    return oracle.run(TEXT)
+
+
+def build(checkpoint: Path, output: Path, recipe: str, path: str, **parameters: str | int) -> None:
+    """Runs a recipe as a worker would."""
+    from converters.gemma4.recipes import RECIPES
+    from converters.recipe import Job
+
+    output.mkdir(exist_ok=True)
+    chosen = RECIPES[recipe]
+    module, _, function = chosen.run.partition(":")
+    run: Callable[[Job], None] = getattr(importlib.import_module(module), function)
+    run(Job(checkpoint, path, {**chosen.parameters, **parameters}, output))
+
+
+def build_text(checkpoint: Path, output: Path, *, bits: int, verify: int, chunks: tuple[str, ...]) -> None:
+    """Decode chunks and the text model's sidecars."""
+    for name in chunks:
+        parameters = {"chunk": int(name[5]), "context_length": CONTEXT, "bits": bits}
+        if name in FOUR_CHUNKS:
+            build(checkpoint, output, "gemma4.decode-chunk", name, verify=verify, **parameters)
+        else:
+            build(checkpoint, output, "gemma4.merged-chunk", name, **parameters)
+    build_sidecars(checkpoint, output)
+
+
+def build_sidecars(checkpoint: Path, output: Path, rope: str = "transformers") -> None:
+    """What decoding needs besides packages."""
+    build(checkpoint, output, "gemma4.embeddings", "embeddings")
+    build(checkpoint, output, "gemma4.per-layer-embeddings", "per-layer-embeddings")
+    build(checkpoint, output, "gemma4.rope", "rope", context_length=CONTEXT, variant=rope)
+    names = {"model_name": "tiny", "tokenizer_repo": "tiny"}
+    build(checkpoint, output, "gemma4.model-config", "model_config", context_length=CONTEXT, **names)
+    build(checkpoint, output, "gemma4.tokenizer", "hf_model")

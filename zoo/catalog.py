@@ -79,6 +79,13 @@ class Entry:
             raise InvalidDocument(f"{self.lock_file}: entry: expected {self.id!r}, found {lock.entry!r}")
         return lock
 
+    @property
+    def how_to_lock(self) -> str:
+        """The next step for somebody who needs a lock with digests and sources."""
+        if self.manifest.hub is None:
+            return f"`zoo lock {self.id} --from DIR` reads a folder that has it; it is not published on the Hub"
+        return f"`zoo lock {self.id} --from-hub` takes it from the Hub; `zoo push {self.id}` publishes a build"
+
     def part(self, name: str) -> Part:
         """The component called `name`.
 

@@ -257,10 +257,16 @@ def _check_published(request: PullRequest, actions: Iterable[Action]) -> None:
         more = f" and {plural(len(nowhere) - 1, 'other file')}" if len(nowhere) > 1 else ""
         raise HubError(
             f"{request.entry}: {nowhere[0]}{more} cannot be fetched: the lock names no place that has it",
-            hint="take it from this disk with --reuse or --from DIR, or update the entry with `zoo pull`"
-            if request.repairs
-            else f"publish it with `zoo push {request.entry}`, or take it from a build with --reuse or --from DIR",
+            hint=_where_else(request),
         )
+
+
+def _where_else(request: PullRequest) -> str:
+    if request.repairs:
+        return "take it from this disk with --reuse or --from DIR, or update the entry with `zoo pull`"
+    if request.lock.provisional:
+        return f"`zoo lock {request.entry} --from-hub` takes digests and a commit from the Hub"
+    return f"publish it with `zoo push {request.entry}`, or take it from a build with --reuse or --from DIR"
 
 
 def _deletes(request: PullRequest, state: FolderState, wanted: Mapping[str, LockedFile]) -> list[Delete]:

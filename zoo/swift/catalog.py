@@ -112,7 +112,7 @@ def _entry(entry: Entry) -> CatalogEntry:
     if lock is None:
         raise UnknownEntry(
             f"{entry.id} has no lock, so its files are not known",
-            hint=f"`zoo push {entry.id}` or `zoo lock {entry.id}` makes one",
+            hint=entry.how_to_lock,
         )
     manifest = entry.manifest
     return CatalogEntry(

@@ -37,7 +37,7 @@ def published_lock(entry: Entry) -> Lock:
     if lock is None:
         raise UnknownEntry(
             f"{entry.id}: no lock at {entry.lock_file}, so nothing says which bytes it consists of",
-            hint=f"take it from the Hub with `zoo lock {entry.id}`, or publish a build with `zoo push {entry.id}`",
+            hint=entry.how_to_lock,
         )
     return lock
 

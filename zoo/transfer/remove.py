@@ -75,6 +75,8 @@ def carry_out_removal(plan: RemovePlan, folder: Path) -> list[str]:
         DiskError: no permission.
         UnsafePath: a folder on the way has become a symbolic link; nothing has changed.
     """
+    if not plan.entries:
+        return []
     check_state_directory(folder)
     for action in plan.deletes:
         place_in(folder, action.path)

@@ -23,13 +23,13 @@ from tests.converters.parity.oracle import Oracle
 pytestmark = pytest.mark.convert
 
 ROUNDING = Limits(hidden=0.01, logit=0.012)
-"""fp16 inputs, weights, caches and hand-overs between chunks, exact arithmetic in between: 0.003 and 0.004 found."""
+"""fp16 inputs, weights, caches and hand-overs between chunks, exact arithmetic in between: 0.005 and 0.007 found."""
 
 HALF_ARITHMETIC = Limits(hidden=0.03, logit=0.04)
-"""Every result rounded to fp16: 0.010 and 0.015 found."""
+"""Every result rounded to fp16: 0.011 and 0.012 found."""
 
 EIGHT_BITS = Limits(hidden=0.2, logit=0.25)
-"""int8 embeddings are 0.7 % off, which twelve narrow random layers amplify tenfold: 0.07 and 0.09 found."""
+"""int8 embeddings are 0.7 % off, which twenty narrow random layers amplify: 0.14 and 0.16 found."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from zoo.transfer.verify import Reading, verify_folder
 BUNDLES = {TEXT: text_bundle(600), SIGHT: sight_bundle(600)}
 CALLS = ("unlink", "rename", "replace", "rmdir", "mkdir", "link")
 KILLED = 9
-STEPS = 25
+STEPS = 40
 
 SECONDS = float(os.environ.get("ZOO_SOAK_SECONDS", "0"))
 
@@ -152,7 +152,8 @@ def live(life: Life, dice: random.Random) -> None:
             damage(life, dice, story)
         name = dice.choice(sorted(acts))
         harmed = set(life.wrong())
-        step = dice.randrange(60)
+        # A removal makes a dozen calls, a pull two hundred; some are left alone.
+        step = dice.choice((dice.randrange(8), dice.randrange(16), dice.randrange(200), 10**6))
         died = killed(acts[name], step)
         story.append(f"{name} at {step}" if died else name)
         after = life.installed()
@@ -171,6 +172,7 @@ def live(life: Life, dice: random.Random) -> None:
     if load_receipt(life.folder).entries:
         kept = {path: data for path, data in content(life.folder).items() if path.startswith("kept/")}
         assert content(life.folder) == {**expected, **kept}, story
+    life.pull(TEXT)
     for entry in BUNDLES:
         life.remove(entry)
     life.prune()

@@ -93,7 +93,7 @@ def require_libraries(distributions: Iterable[str]) -> None:
     """
     missing = sorted({name for name in distributions if library_version(name) is None})
     if missing:
-        raise MissingExtra(f"converting needs {', '.join(missing)}, which is not installed", hint=CONVERT_HINT)
+        raise MissingExtra(f"not installed, but needed to convert: {', '.join(missing)}", hint=CONVERT_HINT)
 
 
 @cache

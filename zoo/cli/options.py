@@ -86,7 +86,19 @@ FromOption = Annotated[
     list[Path] | None,
     typer.Option("--from", metavar="DIR", help="Take bytes from any files below DIR (repeatable)."),
 ]
-EntryArgument = Annotated[str, typer.Argument(metavar="ENTRY", help="An entry of the zoo, see `zoo ls`.")]
+
+
+def complete_entry(incomplete: str) -> list[str]:
+    """Ids that start with what was typed, by file name alone: completion must be quick and never fail."""
+    from zoo.locations import zoo_directory
+
+    return sorted(file.stem for file in zoo_directory().glob("*.toml") if file.stem.startswith(incomplete))
+
+
+EntryArgument = Annotated[
+    str,
+    typer.Argument(metavar="ENTRY", help="An entry of the zoo, see `zoo ls`.", autocompletion=complete_entry),
+]
 
 
 def names(given: list[str] | None) -> tuple[str, ...]:

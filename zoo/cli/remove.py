@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo.cli.consent import agree
-from zoo.cli.options import DryRunOption, FolderOption, FormatOption, ModelsOption, OutputFormat, YesOption, ZooOption
+from zoo.cli.options import (
+    DryRunOption,
+    FolderOption,
+    FormatOption,
+    ModelsOption,
+    OutputFormat,
+    YesOption,
+    ZooOption,
+    complete_entry,
+)
 from zoo.cli.output import print_json, print_report, say
 
 if TYPE_CHECKING:
@@ -20,7 +29,9 @@ if TYPE_CHECKING:
 
 
 def remove(
-    entries: Annotated[list[str], typer.Argument(metavar="ENTRY...", help="Installed entries.")],
+    entries: Annotated[
+        list[str], typer.Argument(metavar="ENTRY...", help="Installed entries.", autocompletion=complete_entry)
+    ],
     folder: FolderOption = None,
     models: ModelsOption = None,
     zoo: ZooOption = None,

@@ -25,6 +25,7 @@ from zoo.cli.options import (
     QuietOption,
     ReuseOption,
     ZooOption,
+    complete_entry,
     names,
 )
 from zoo.cli.output import print_json, print_report, say
@@ -42,7 +43,12 @@ if TYPE_CHECKING:
 def repair(
     entries: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ENTRY]...", help="Entries to repair.", show_default="all that are installed"),
+        typer.Argument(
+            metavar="[ENTRY]...",
+            autocompletion=complete_entry,
+            help="Entries to repair.",
+            show_default="all that are installed",
+        ),
     ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Read every byte, also of files that did not change since the last time.")

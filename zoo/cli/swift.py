@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli.options import DryRunOption, FormatOption, OutputFormat, ZooOption
+from zoo.cli.options import DryRunOption, FormatOption, OutputFormat, ZooOption, complete_entry
 from zoo.cli.output import print_json, print_report
 
 
@@ -22,7 +22,10 @@ class AccessLevel(StrEnum):
 
 def swift(
     entries: Annotated[
-        list[str] | None, typer.Argument(metavar="[ENTRY]...", help="Entries to list; every locked one by default.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[ENTRY]...", autocompletion=complete_entry, help="Entries to list; every locked one by default."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the two files are written.")] = Path(),
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if the files are stale.")] = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo.cli.options import FormatOption, ModelsOption, OutputFormat, QuietOption, ZooOption
+from zoo.cli.options import FormatOption, ModelsOption, OutputFormat, QuietOption, ZooOption, complete_entry
 from zoo.cli.output import print_json, print_report, say
 from zoo.errors import CheckFailed, UsageError
 
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 def verify(
     entries: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ENTRY]...", help="Entries to check.", show_default="all that are installed"),
+        typer.Argument(
+            metavar="[ENTRY]...",
+            autocompletion=complete_entry,
+            help="Entries to check.",
+            show_default="all that are installed",
+        ),
     ] = None,
     folder: Annotated[
         Path | None, typer.Option("--folder", metavar="DIR", help="Check this folder instead of the installed models.")

@@ -46,10 +46,13 @@ def test_one_command_is_declared_the_others_are_names() -> None:
         assert declared == (options if name == "pull" else [])
 
 
-def test_the_shell_completes_options_of_every_command(tmp_path: Path) -> None:
-    environment = {**os.environ, "_ZOO_COMPLETE": "complete_bash", "COMP_WORDS": "zoo pull --re", "COMP_CWORD": "2"}
+@pytest.mark.parametrize(("words", "answers"), [("zoo pull --re", ["--reuse"]), ("zoo show ti", ["tiny", "tiny-x"])])
+def test_the_shell_completes_options_and_entries(tmp_path: Path, words: str, answers: list[str]) -> None:
+    for entry in ("tiny", "tiny-x", "other"):
+        (tmp_path / f"{entry}.toml").touch()
+    completing = {"_ZOO_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "2", "ZOO_DIR": str(tmp_path)}
     script = "import sys; sys.argv = ['zoo']; from zoo.cli.main import main; main()"
     result = subprocess.run(
-        [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script], env={**os.environ, **completing}, capture_output=True, text=True, timeout=60
     )
-    assert result.stdout.split() == ["--reuse"]
+    assert result.stdout.split() == answers

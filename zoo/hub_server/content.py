@@ -17,7 +17,8 @@ from zoo.hub_server.gitids import pointer
 from zoo.hub_server.http import Call, Route, answer, list_field, parse_object, size_field, text_field
 from zoo.hub_server.records import Entry, Snapshot
 from zoo.hub_server.repos import NO_DATE, visible_repo
-from zoo.hub_server.store import DEFAULT_BRANCH, LFS_SUFFIXES
+from zoo.hub_server.store import DEFAULT_BRANCH
+from zoo.plan.remote import is_large
 
 MAX_PATHS_INFO = 1000
 """Paths in one request; the Hub has the same limit."""
@@ -134,11 +135,6 @@ def paths_info(call: Call) -> Response:
         elif path in folders:
             items.append(folder_item(path, folders[path]))
     return answer(items)
-
-
-def is_large(path: str, size: int, sample: bytes, threshold: int) -> bool:
-    """Whether a file is kept as a large object: by its suffix, its size, or because it is not text."""
-    return size > 0 and (path.endswith(LFS_SUFFIXES) or size > threshold or b"\0" in sample)
 
 
 def preupload(call: Call) -> Response:

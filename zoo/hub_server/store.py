@@ -38,15 +38,9 @@ from zoo.hub_server.errors import (
 )
 from zoo.hub_server.names import check_ref_name, check_repo_name, check_tree_paths, is_full_oid
 from zoo.hub_server.records import Commit, Entry, PullRequest, Refs, RepoId, RepoInfo, Snapshot, Tree
+from zoo.plan.remote import LFS_SUFFIXES
 
 DEFAULT_BRANCH = "main"
-
-LFS_SUFFIXES = (
-    *(".bin", ".safetensors", ".mlmodel", ".npy", ".npz", ".model", ".pt", ".pth", ".ckpt", ".h5", ".onnx", ".gguf"),
-    *(".pb", ".parquet", ".arrow", ".zip", ".gz", ".tar", ".png", ".jpg", ".wav", ".mp3", ".mp4", ".pdf"),
-)
-"""Suffixes that are kept as large objects whatever their size. The common part of what the Hub's first commit puts
-into `.gitattributes`; `weight.bin`, `coremldata.bin` and `*.npy` of our bundles are among them."""
 
 GITATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES).encode()
 

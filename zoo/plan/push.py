@@ -26,6 +26,8 @@ class Wanted:
         local: absolute path on this disk; None for generated content.
         git_sha1: git's id of the content. Needed only where the repo keeps a file of this size and path in git
             itself, because the Hub does not tell the sha256 of those.
+        large: the Hub is expected to keep the content outside git, so that other repos can have it copied. Only
+            the plan of a family looks at it.
     """
 
     path: str
@@ -33,6 +35,7 @@ class Wanted:
     sha256: str
     local: str | None = None
     git_sha1: str | None = None
+    large: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,19 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+LFS_SUFFIXES = (
+    *(".bin", ".safetensors", ".mlmodel", ".npy", ".npz", ".model", ".pt", ".pth", ".ckpt", ".h5", ".onnx", ".gguf"),
+    *(".pb", ".parquet", ".arrow", ".zip", ".gz", ".tar", ".png", ".jpg", ".wav", ".mp3", ".mp4", ".pdf"),
+)
+"""Suffixes that are kept as large objects whatever their size. The common part of what the Hub's first commit puts
+into `.gitattributes`; `weight.bin`, `coremldata.bin` and `*.npy` of our bundles are among them."""
+
+LARGE_BYTES = 10 << 20
+"""Files above this size are large objects whatever they are; where the Hub draws the line, too."""
+
+SAMPLE_BYTES = 512
+"""How much of a file's beginning a client tells the Hub, which decides by it whether the file is text."""
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
@@ -36,6 +49,18 @@ class Listing:
     def by_path(self) -> dict[str, RemoteFile]:
         """Files by path in the repo."""
         return {file.path: file for file in self.files}
+
+
+def is_large(path: str, size: int, sample: bytes, threshold: int = LARGE_BYTES) -> bool:
+    """Whether the Hub keeps a file as a large object: by its suffix, its size, or because it is not text.
+
+    Args:
+        path: in the repo.
+        size: bytes.
+        sample: its first `SAMPLE_BYTES`.
+        threshold: files above this many bytes are large.
+    """
+    return size > 0 and (path.endswith(LFS_SUFFIXES) or size > threshold or b"\0" in sample)
 
 
 def git_object_id(content: bytes) -> str:

@@ -9,7 +9,8 @@ from zoo.plan.actions import Action, Keep, ServerCopy, Upload, actions_json, tot
 from zoo.plan.push import PushPlan
 from zoo.report.sizes import human_bytes
 from zoo.report.text import columns, paint, plural
-from zoo.transfer.push import Prepared, Pushed
+from zoo.transfer.push import Pushed
+from zoo.transfer.push_look import Prepared
 
 SHOWN_EXTRA = 6
 """How many left-over files of the repo are named before the rest is counted."""

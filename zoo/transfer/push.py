@@ -1,4 +1,4 @@
-"""Publishing a build: look, plan, verify, upload, one commit, read back, pin.
+"""Publishing a build that was planned: verify, upload, one commit, read back, pin.
 
 Safe to repeat at any point. Content that arrived is not sent again, a commit whose answer was lost is recognised by
 what it made, and the lock is written last, from what the Hub says it has.
@@ -6,37 +6,26 @@ what it made, and the lock is written last, from what the Hub says it has.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.catalog import Catalog, Entry
+from zoo.catalog import Entry
 from zoo.digests import DigestCache, hash_files
-from zoo.errors import Conflict, DigestMismatch, DiskError, HubError, InvalidDocument
+from zoo.errors import Conflict, DigestMismatch, DiskError
 from zoo.events import Progress, Silent
 from zoo.lock import Lock, save_lock
 from zoo.plan.actions import Delete, ServerCopy, Upload
-from zoo.plan.lock import difference, pinned, remote_paths
-from zoo.plan.push import (
-    PushPlan,
-    Wanted,
-    copy_candidates,
-    plan_push,
-    same_content,
-    sibling_places,
-    wanted_files,
-)
+from zoo.plan.lock import difference, pinned
+from zoo.plan.push import same_content
 from zoo.plan.remote import Listing, git_object_id
-from zoo.report.card import CARD, NOTICE, generated_files, written_by_zoo
-from zoo.transfer.hub import RETRY_WAITS, Addition, Committed, Copy, HubClient, exists
-from zoo.transfer.hub_errors import RevisionMissing, TransientHubError
+from zoo.transfer.hub import RETRY_WAITS, Addition, Committed, Copy, HubClient
+from zoo.transfer.hub_errors import TransientHubError
+from zoo.transfer.push_look import DEFAULT_BRANCH, Prepared, read_local
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
-
-DEFAULT_BRANCH = "main"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +74,8 @@ def execute(
     if not plan.changes:
         assert plan.parent is not None
         return _pin(prepared, entry, Committed(plan.parent), made=False)
-    uploads = [action for action in plan.actions if isinstance(action, Upload)]
-    additions = _additions(uploads, prepared.generated)
-    before = _verify(additions, cache, progress)
+    additions = additions_of(prepared)
+    before = verify(additions, cache, progress)
     parent = _make_room(client, prepared)
     staged = client.stage(options.repo, options.branch, additions, pull_request=options.pull_request)
     if _identities(additions) != before:
@@ -137,14 +125,19 @@ def _commit(
     raise AssertionError("the last try returns or raises")
 
 
-def _additions(uploads: Sequence[Upload], generated: Mapping[str, bytes]) -> list[Addition]:
-    """One addition per path; identical files name the same local file, so that one of them is read and sent."""
+def additions_of(prepared: Prepared) -> list[Addition]:
+    """The uploads of a plan, one addition per path.
+
+    Identical files name the same local file, so that one of them is read and sent.
+    """
     first: dict[str, Path] = {}
     additions = []
-    for action in uploads:
+    for action in prepared.plan.actions:
         content: Path | bytes
+        if not isinstance(action, Upload):
+            continue
         if action.local is None:
-            content = generated[action.path]
+            content = prepared.generated[action.path]
             size = len(content)
         else:
             content = first.setdefault(action.sha256, Path(action.local))
@@ -153,10 +146,15 @@ def _additions(uploads: Sequence[Upload], generated: Mapping[str, bytes]) -> lis
     return additions
 
 
-def _verify(
+def verify(
     additions: Sequence[Addition], cache: DigestCache | None, progress: Progress
 ) -> dict[Path, tuple[int, int, int, int]]:
-    """Prove that what is about to be sent is what the lock says; returns what would show a later change."""
+    """Prove that what is about to be sent is what the lock says; returns what would show a later change.
+
+    Raises:
+        DigestMismatch: naming the file that is something else.
+        DiskError: a file cannot be read.
+    """
     expected = {addition.content: addition.sha256 for addition in additions if isinstance(addition.content, Path)}
     before = _identities(additions)
     item = "checking the build"
@@ -223,7 +221,7 @@ def _differences(prepared: Prepared, listing: Listing) -> list[str]:
             continue
         known = file
         if there.sha256 is None and file.git_sha1 is None and file.local is not None and there.size == file.size:
-            known = replace(file, git_sha1=git_object_id(_read_local(file.local)))
+            known = replace(file, git_sha1=git_object_id(read_local(file.local)))
         if not same_content(known, there):
             wrong.append(
                 f"{file.path} has {there.size} bytes and digest {there.sha256 or there.git_sha1},"

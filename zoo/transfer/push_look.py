@@ -58,6 +58,8 @@ class Prepared:
         wanted: what the repo is to have.
         generated: content of wanted files that are not on this disk, by path in the repo.
         paths: path in the repo by bundle path.
+        target: what the branch has, as the plan was made for.
+        protected: paths in the repo that belong to other entries.
         others: what other repos have.
         new_branch: the branch does not exist yet and starts at the plan's parent.
         notes: remarks for a person.
@@ -69,6 +71,8 @@ class Prepared:
     wanted: tuple[Wanted, ...]
     generated: Mapping[str, bytes]
     paths: Mapping[str, str]
+    target: Listing
+    protected: frozenset[str]
     others: tuple[Listing, ...]
     new_branch: bool = False
     notes: tuple[str, ...] = field(default=())
@@ -96,13 +100,14 @@ def prepare(
     paths = remote_paths(entry, lock)
     wanted = list(wanted_files(lock, paths, os.path.abspath(folder)))  # noqa: PTH100 - keeps symbolic links
     _check_sizes(wanted)
-    target, new_branch = _target(client, options)
+    target, new_branch = look(client, options)
     generated, notes = _generated(client, entry, lock, options, target, paths)
     wanted += [
         Wanted(path, len(content), _sha256(content), git_sha1=git_object_id(content))
         for path, content in generated.items()
     ]
-    wanted = [_with_git_id(file, target) for file in wanted]
+    wanted = [with_git_id(file, target) for file in wanted]
+    protected = frozenset(_paths_of_others(catalog, entry, options))
     others, remarks = _siblings(client, catalog, wanted, target, options)
     plan = plan_push(
         wanted,
@@ -110,7 +115,7 @@ def prepare(
         others if options.copy else (),
         branch=options.branch,
         delete=options.delete,
-        protected=_paths_of_others(catalog, entry, options),
+        protected=protected,
     )
     if target.commit is None:
         notes.append(f"{options.repo} does not exist yet and will be made")
@@ -125,6 +130,8 @@ def prepare(
         wanted=tuple(wanted),
         generated=generated,
         paths=paths,
+        target=target,
+        protected=protected,
         others=others,
         new_branch=new_branch,
         notes=(*notes, *remarks),
@@ -154,8 +161,12 @@ def _check_sizes(wanted: Iterable[Wanted]) -> None:
             )
 
 
-def _target(client: HubClient, options: PushOptions) -> tuple[Listing, bool]:
-    """The branch as it is; whether it has to be made."""
+def look(client: HubClient, options: PushOptions) -> tuple[Listing, bool]:
+    """The branch as it is; whether it has to be made.
+
+    Raises:
+        HubError: it cannot be read.
+    """
     try:
         commit = exists(client, options.repo, options.branch)
         new_branch = False
@@ -190,17 +201,22 @@ def _generated(
     return files, notes
 
 
-def _with_git_id(file: Wanted, target: Listing) -> Wanted:
+def with_git_id(file: Wanted, target: Listing) -> Wanted:
     """Compute git's id where it decides whether the repo has the bytes: for files that git itself keeps there."""
     if file.git_sha1 is not None or file.local is None:
         return file
     there = next((remote for remote in target.files if remote.path == file.path), None)
     if there is None or there.sha256 is not None or there.size != file.size:
         return file
-    return replace(file, git_sha1=git_object_id(_read_local(file.local)))
+    return replace(file, git_sha1=git_object_id(read_local(file.local)))
 
 
-def _read_local(path: str) -> bytes:
+def read_local(path: str) -> bytes:
+    """The content of a file on this disk.
+
+    Raises:
+        DiskError: it cannot be read.
+    """
     try:
         return Path(path).read_bytes()
     except OSError as error:

@@ -23,7 +23,8 @@ from zoo.lock import load_lock, lock_path
 from zoo.plan.actions import totals, travelling_bytes
 from zoo.plan.remote import Listing, RemoteFile
 from zoo.transfer.hub import HubClient
-from zoo.transfer.push import Prepared, Pushed, PushOptions, execute, prepare
+from zoo.transfer.push import Pushed, execute
+from zoo.transfer.push_look import Prepared, PushOptions, prepare
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "zoo needs Python 3.11 or newer; set PYTHON=..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[convert,serve,dev]'
+	@# pip compiles what it installs, but not an editable checkout; without this every start would.
+	$(BIN)/python -m compileall -q zoo converters
 	@touch $@
 
 demo: $(STAMP) ## Build, publish, fetch, break and repair a small Gemma 4 bundle on this machine.

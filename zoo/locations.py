@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-from importlib import resources
 from pathlib import Path
-
-import platformdirs
 
 APPLICATION = "zoo"
 
@@ -25,7 +22,7 @@ def zoo_directory(given: Path | None = None) -> Path:
 
 def packaged_manifests() -> Path:
     """The manifests that came with zoo: inside an installed wheel, or at the top of a source checkout."""
-    package = Path(str(resources.files("zoo")))
+    package = Path(__file__).parent
     inside = package / "_manifests"
     return inside if inside.is_dir() else package.parent / "manifests"
 
@@ -36,6 +33,8 @@ def models_directory(given: Path | None = None) -> Path:
         return given
     if configured := os.environ.get("ZOO_MODELS"):
         return Path(configured)
+    import platformdirs
+
     return Path(platformdirs.user_data_dir(APPLICATION)) / "models"
 
 
@@ -43,6 +42,8 @@ def cache_directory() -> Path:
     """Steps and digests; may be deleted at any time: `ZOO_CACHE`, else the user's cache directory."""
     if configured := os.environ.get("ZOO_CACHE"):
         return Path(configured)
+    import platformdirs
+
     return Path(platformdirs.user_cache_dir(APPLICATION))
 
 

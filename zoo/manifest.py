@@ -6,12 +6,12 @@ component of another entry), or *prebuilt* (exists on the Hub only).
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+import tomli
 
 from zoo.documents import decode, read_bytes
 from zoo.errors import InvalidDocument, UnsafePath
@@ -197,10 +197,10 @@ def load_manifest(path: Path) -> Manifest:
 def parse_manifest(text: bytes, *, where: str) -> Manifest:
     """Parse and check the text of a manifest; see `load_manifest`."""
     try:
-        data: dict[str, Any] = tomllib.loads(text.decode("utf-8"))
+        data: dict[str, Any] = tomli.loads(text.decode("utf-8"))
     except UnicodeDecodeError:
         raise InvalidDocument(f"{where}: not UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
+    except tomli.TOMLDecodeError as error:
         raise InvalidDocument(f"{where}: {error}") from None
     manifest = decode(data, Manifest, where=where, schema=MANIFEST_SCHEMA)
     _check(manifest, where)

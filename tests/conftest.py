@@ -4,8 +4,9 @@ import signal
 
 from hypothesis import settings
 
-# Time limits per example would make the outcome depend on how busy the machine is.
-settings.register_profile("unhurried", deadline=None)
+# Time limits per example would make the outcome depend on how busy the machine is, and random examples on luck;
+# `pytest --hypothesis-profile=default` searches afresh.
+settings.register_profile("unhurried", deadline=None, derandomize=True)
 settings.load_profile("unhurried")
 
 # A shell without job control starts background jobs with SIGINT ignored, and children inherit that; the tests that

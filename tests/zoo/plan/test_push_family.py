@@ -164,7 +164,7 @@ def test_entries_that_share_a_repo_build_on_each_other(members: list[Member]) ->
         assert all(same_content(file, present[file.path]) for file in member.wanted)
 
 
-# Entries in one repo are left out: one without any file, on a branch of its own that --delete empties, is planned anew.
+# Entries in one repo are left out: one without any file, on a branch that --delete empties, is planned anew.
 @settings(deadline=None)
 @given(members=families(), stop=st.integers(0, 4))
 def test_a_push_that_was_stopped_goes_on_and_a_second_one_has_nothing_to_do(members: list[Member], stop: int) -> None:

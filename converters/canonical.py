@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from converters.errors import RecipeError
 from converters.palettize import Palettization, palettize
-from converters.recipe import RecipeError
 from converters.signature import FunctionSpec
 
 MAIN = "main"

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from converters.recipe import RecipeError
+from converters.errors import RecipeError
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from converters.recipe import Parameters, RecipeError
+from converters.errors import RecipeError
+from converters.recipe import Parameters
 
 
 def whole(parameters: Parameters, key: str, low: int, high: int) -> int:

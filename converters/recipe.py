@@ -20,10 +20,6 @@ Parameters = Mapping[str, ParameterValue]
 """Recipe parameters: the recipe's defaults, overridden by the manifest."""
 
 
-class RecipeError(Exception):
-    """A checkpoint or a parameter does not fit the recipe. The message names the tensor, key or file."""
-
-
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What a step reads; together with the parameters and versions it decides the step's key.

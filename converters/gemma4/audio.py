@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converters.checkpoint import Checkpoint
+from converters.errors import RecipeError
 from converters.gemma4.config import AudioConfig, Gemma4Config
 from converters.gemma4.encoder_interface import audio_steps
 from converters.gemma4.encoder_layers import (
@@ -28,7 +29,6 @@ from converters.gemma4.encoder_layers import (
     read_weights,
 )
 from converters.gemma4.encoder_tensors import AUDIO, audio_shapes
-from converters.recipe import RecipeError
 
 LAYER_NORM_EPS = 1e-6
 """Epsilon of the feed-forward and attention norms: `Gemma4RMSNorm`'s default, not the config's `rms_norm_eps`."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from converters.checkpoint import Checkpoint
+from converters.errors import RecipeError
 from converters.gemma4.config import TokenIds
 from converters.gemma4.fields import Fields
-from converters.recipe import RecipeError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from converters.errors import RecipeError
 from converters.gemma4.fields import Fields
-from converters.recipe import RecipeError
 
 SLIDING = "sliding_attention"
 FULL = "full_attention"

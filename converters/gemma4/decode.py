@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from converters.checkpoint import Checkpoint
+from converters.errors import RecipeError
 from converters.gemma4.chunks import ChunkFunction, Read, TextChunk, decode, verify
 from converters.gemma4.config import TextConfig, parse_config
 from converters.gemma4.interface import chunk_span, decode_spec, verify_spec
@@ -15,7 +16,7 @@ from converters.gemma4.recipes.text import TextParameters, decode_parameters, me
 from converters.gemma4.tensors import chunk_shapes
 from converters.package import Function, build_package
 from converters.palettize import Palettization
-from converters.recipe import Job, RecipeError
+from converters.recipe import Job
 from converters.signature import FunctionSpec
 
 HALF_BITS = 16

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from converters.errors import RecipeError
 from converters.gemma4.config import AudioConfig, VisionConfig
-from converters.recipe import RecipeError
 from converters.signature import FunctionSpec, TensorSpec
 
 MAIN = "main"

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converters.checkpoint import Checkpoint
+from converters.errors import RecipeError
 from converters.gemma4.encoder_tensors import CLIP_BOUNDS
 from converters.gemma4.tensors import Shapes
-from converters.recipe import RecipeError
 
 FLOAT16_MAX = 65504.0
 """Largest float16. A bound beyond it bounds nothing there, and would make coremltools keep the clip in float32."""

@@ -5,10 +5,10 @@ One table serves the recipes, which only plan, and the converters, which read. N
 
 from __future__ import annotations
 
+from converters.errors import RecipeError
 from converters.gemma4.config import AudioConfig, VisionConfig
 from converters.gemma4.encoder_interface import patch_values
 from converters.gemma4.tensors import Shapes
-from converters.recipe import RecipeError
 
 VISION = "model.vision_tower."
 """Prefix of the vision tower's tensors."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, overload
 
-from converters.recipe import RecipeError
+from converters.errors import RecipeError
 
 
 class _Missing(Enum):

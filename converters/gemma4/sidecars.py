@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from converters.checkpoint import Checkpoint
+from converters.errors import RecipeError
 from converters.gemma4 import audio_features, model_config, rope, tables, tokenizer_files
 from converters.gemma4.config import AudioConfig, Gemma4Config, parse_config
 from converters.gemma4.tensors import EMBEDDING, PLE_NORM, PLE_PROJECTION, TEXT
 from converters.parameters import choice, text, whole
-from converters.recipe import Job, Parameters, RecipeError
+from converters.recipe import Job, Parameters
 
 LM_HEAD = "lm_head.weight"
 PLE_TABLE = f"{TEXT}embed_tokens_per_layer.weight"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from converters.checkpoint import Checkpoint
-from converters.recipe import RecipeError
+from converters.errors import RecipeError
 
 if TYPE_CHECKING:
     import torch

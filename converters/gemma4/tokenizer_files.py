@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from converters.checkpoint import Checkpoint
+from converters.errors import RecipeError
 from converters.gemma4.config import TokenIds, parse_config
 from converters.gemma4.fields import Fields
-from converters.recipe import RecipeError
 
 REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 OPTIONAL = ("generation_config.json", "chat_template.jinja", "chat_template.json")

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converters.checkpoint import Checkpoint
+from converters.errors import RecipeError
 from converters.gemma4.config import Gemma4Config, VisionConfig
 from converters.gemma4.encoder_interface import Grid
 from converters.gemma4.encoder_layers import MASKED, ClippedLinear, Named, below, build_layers, read_weights
 from converters.gemma4.encoder_tensors import VISION, VISION_PROJECTION, vision_shapes
 from converters.gemma4.layers import RMSNorm, rms_normalize
-from converters.recipe import RecipeError
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converters.recipe import RecipeError
+from converters.errors import RecipeError
 
 
 class MilError(RecipeError):

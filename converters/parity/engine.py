@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from converters.errors import RecipeError
 from converters.gemma4.interface import VERIFY
 from converters.mil.types import Array
 from converters.parity.runner import Load, Runner
 from converters.parity.sidecars import Sidecars, read_sidecars
-from converters.recipe import RecipeError
 
 FOUR_CHUNKS = ("chunk1", "chunk2", "chunk3", "chunk4")
 THREE_CHUNKS = ("chunk1", "chunk2_3way", "chunk3_3way")

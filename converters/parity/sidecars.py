@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from converters.errors import RecipeError
 from converters.gemma4.config import TokenIds, parse_config
 from converters.gemma4.fields import Fields
 from converters.mil.types import Array
-from converters.recipe import RecipeError
 
 INT8_MAX = 127
 """A quantised value is `q * scale / 127`."""

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converters.checkpoint import INDEX_FILE, ITEM_BYTES, Checkpoint, KnownUnused
-from converters.recipe import RecipeError
+from converters.errors import RecipeError
 
 pytestmark = pytest.mark.convert
 

@@ -18,9 +18,9 @@ pytest.importorskip("torch")
 import torch
 
 from converters.canonical import Program, check_signature, manifest
+from converters.errors import RecipeError
 from converters.package import PASSES, Function, build_package, convert, quiet
 from converters.palettize import Palettization, solve_group
-from converters.recipe import RecipeError
 from converters.signature import FunctionSpec, TensorSpec
 
 pytestmark = pytest.mark.convert

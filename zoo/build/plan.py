@@ -221,7 +221,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         ConversionError: not a checkpoint directory, or a damaged one.
     """
     from converters.checkpoint import Checkpoint
-    from converters.recipe import RecipeError
+    from converters.errors import RecipeError
 
     try:
         return Checkpoint.open(directory)
@@ -233,7 +233,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
 
 def _check_fits(graph: Graph, checkpoint: Checkpoint, find_family: FindFamily) -> dict[str, Needs]:
     """What every step needs, after making sure that the checkpoint is the right one and used up."""
-    from converters.recipe import RecipeError
+    from converters.errors import RecipeError
 
     families = {prefix: find_family(prefix) for prefix in sorted({_prefix(step) for step in graph.steps})}
     source = graph.entry.manifest.checkpoint

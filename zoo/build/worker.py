@@ -104,7 +104,7 @@ def _convert(message: dict[str, Any], send: Send) -> dict[str, Any]:
 
 
 def _failure(error: Exception, output: str) -> dict[str, Any]:
-    from converters.recipe import RecipeError
+    from converters.errors import RecipeError
     from zoo.errors import ZooError
 
     if isinstance(error, RecipeError):

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from converters.errors import RecipeError
 from converters.gemma4.config import AudioConfig, Gemma4Config, VisionConfig, parse_config
 from converters.gemma4.encoder_interface import MAX_TOKENS, Grid, full_grid, padded_grid
 from converters.gemma4.encoder_tensors import audio_shapes, vision_shapes
 from converters.gemma4.recipes.text import BITS, LIBRARIES
 from converters.gemma4.tensors import Shapes
 from converters.parameters import choice, whole
-from converters.recipe import Needs, Parameters, Recipe, RecipeError
+from converters.recipe import Needs, Parameters, Recipe
 
 if TYPE_CHECKING:
     from converters.checkpoint import Checkpoint

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from converters.errors import RecipeError
 from converters.gemma4.config import TextConfig, parse_config
 from converters.gemma4.tensors import chunk_shapes
-from converters.recipe import Needs, Parameters, Recipe, RecipeError
+from converters.recipe import Needs, Parameters, Recipe
 
 if TYPE_CHECKING:
     from converters.checkpoint import Checkpoint

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from converters.checkpoint import Checkpoint
+from converters.errors import RecipeError
 from converters.gemma4.audio import AudioEncoder, load_audio, make_windows, project_audio, window_mask
 from converters.gemma4.config import AudioConfig, Gemma4Config, parse_config
 from converters.gemma4.encoder_interface import audio_steps
@@ -18,7 +19,6 @@ from converters.gemma4.encoder_tensors import (
     AUDIO_OUTPUT_WEIGHT,
     AUDIO_PROJECTION,
 )
-from converters.recipe import RecipeError
 from tests.converters.gemma4 import encoder_cases as cases
 
 pytestmark = pytest.mark.convert

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from converters.errors import RecipeError
 from converters.gemma4.config import FULL, SLIDING, Gemma4Config, TextConfig, check_expectations, parse_config
-from converters.recipe import RecipeError
 
 
 def raw_text(**changes: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from converters.checkpoint import Checkpoint
+from converters.errors import RecipeError
 from converters.gemma4.audio_features import AudioFeatures, mel_filter_bank, token_count
 from converters.gemma4.config import FULL, SLIDING, RopeConfig, TokenIds, parse_config
 from converters.gemma4.coverage import known_unused
@@ -23,7 +24,7 @@ from converters.gemma4.model_config import model_config, to_json
 from converters.gemma4.recipes import sidecars as declared
 from converters.gemma4.rope import inverse_frequencies, table_rows
 from converters.gemma4.tables import blocks, npy_header, quantize_rows
-from converters.recipe import Job, Needs, Recipe, RecipeError
+from converters.recipe import Job, Needs, Recipe
 from tests.converters.gemma4.test_config import e2b, raw
 
 pytestmark = pytest.mark.convert

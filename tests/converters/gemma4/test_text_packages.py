@@ -13,11 +13,12 @@ import pytest
 pytest.importorskip("torch")
 
 from converters.checkpoint import Checkpoint
+from converters.errors import RecipeError
 from converters.gemma4.config import parse_config
 from converters.gemma4.decode import build_decode_chunk, build_merged_chunk, chunk_functions, load_chunk
 from converters.gemma4.recipes.text import DECODE_CHUNK, MERGED_CHUNK, TEXT_RECIPES
 from converters.package import PASSES, convert, quiet
-from converters.recipe import Job, ParameterValue, RecipeError
+from converters.recipe import Job, ParameterValue
 from tests.converters.test_package import structure
 
 pytestmark = pytest.mark.convert

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from converters.checkpoint import Checkpoint
+from converters.errors import RecipeError
 from converters.gemma4.config import Gemma4Config, VisionConfig, parse_config
 from converters.gemma4.encoder_interface import Grid, full_grid, padded_grid
 from converters.gemma4.encoder_layers import clip
 from converters.gemma4.encoder_tensors import VISION, vision_shapes
 from converters.gemma4.vision import VisionEncoder, load_vision
-from converters.recipe import Parameters, RecipeError
+from converters.recipe import Parameters
 from tests.converters.gemma4 import encoder_cases as cases
 
 pytestmark = pytest.mark.convert

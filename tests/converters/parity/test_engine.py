@@ -12,11 +12,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from converters.errors import RecipeError
 from converters.parity import engine as engines
 from converters.parity.compare import Limits, Reference, deviation
 from converters.parity.engine import FOUR_CHUNKS, THREE_CHUNKS, Engine, full_mask, sliding_mask, splice
 from converters.parity.runner import Load, load_with_mil
-from converters.recipe import RecipeError
 from tests.converters.parity.conftest import CONTEXT, DRAFTS, TEXT
 from tests.converters.parity.oracle import Oracle
 

@@ -15,13 +15,13 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from converters.errors import RecipeError
 from converters.mil.types import Array
 from converters.parity.compare import Reference, deviation
 from converters.parity.encoders import audio_features, image_features
 from converters.parity.engine import FOUR_CHUNKS, THREE_CHUNKS, Engine, splice
 from converters.parity.runner import Load
 from converters.parity.sidecars import read_audio_projection, read_sidecars
-from converters.recipe import RecipeError
 from tests.converters.parity.multimodal import Prompt, make_prompt
 from tests.converters.parity.oracle import Oracle
 from tests.converters.parity.test_engine import ROUNDING, linked

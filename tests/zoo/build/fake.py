@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from converters.checkpoint import Checkpoint, KnownUnused
-from converters.recipe import Job, Needs, Parameters, Recipe, RecipeError
+from converters.errors import RecipeError
+from converters.recipe import Job, Needs, Parameters, Recipe
 from zoo.build.recipes import Family
 from zoo.errors import UnknownEntry
 

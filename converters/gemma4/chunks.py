@@ -107,68 +107,47 @@ def _layer(text: TextConfig, layer: int, read: Read) -> TextLayer:
     return TextLayer(shape, {name: read(f"{TEXT}layers.{layer}.{name}") for name in layer_shapes(text, layer)})
 
 
-@dataclass(slots=True)
-class _Caches:
-    """What the own-KV layers of one call leave behind, in slot order, and the shared keys and values."""
-
-    updated: dict[str, list[Tensor]] = field(
-        default_factory=lambda: {"K_sliding": [], "V_sliding": [], "K_full": [], "V_full": []}
-    )
-    new: dict[str, list[Tensor]] = field(
-        default_factory=lambda: {"K_sliding": [], "V_sliding": [], "K_full": [], "V_full": []}
-    )
-    shared: dict[str, Tensor] = field(default_factory=dict)
+Keep = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""What becomes of a layer's new keys and values, both `(1, heads, S, d)`: called with the layer's index, stores them
+and returns the keys and values `(1, heads, C, d)` that the layer attends to."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class Call:
     """One call of a chunk.
 
     Attributes:
         tensors: inputs by name.
         length: S, how many positions are run.
-        write_full: merges new rows `(1, heads, S, d)` into a full-attention cache slot
-            `(1, heads, context, d)`.
+        keep: called for each layer with its own keys and values.
+        sliding_mask: what sliding layers add to their scores, `(1, 1, S, C)`.
+        full_mask: the same of full-attention layers.
     """
 
     tensors: Named
     length: int
-    write_full: Callable[[Tensor, Tensor], Tensor]
+    keep: Keep
+    sliding_mask: Tensor
+    full_mask: Tensor
 
 
-def _own_kv(
-    chunk: TextChunk, index: int, projected: tuple[Tensor, Tensor], call: _Call, caches: _Caches
-) -> tuple[Tensor, Tensor]:
-    """Write a layer's new keys and values to its cache slot; return the part of the slot it attends to."""
-    text, is_full, head_dim = chunk.text, chunk.text.is_full(index), chunk.text.head_dim_of(index)
-    kind = "full" if is_full else "sliding"
-    slots = chunk.span.full if is_full else chunk.span.sliding
-    position = slots.index(index)
-    padding = text.global_head_dim - head_dim
-    visible: list[Tensor] = []
-    for letter, new in zip("KV", projected, strict=True):
-        cache = call.tensors[f"{letter}_{kind}_in"]
-        # the cast does nothing in torch; coremltools pads in float32 and would drag all that follows along
-        padded = F.pad(new, (0, padding)).to(new.dtype) if padding > 0 else new
-        if is_full:
-            updated = call.write_full(cache[position : position + 1], padded)
-        else:  # right-aligned: the oldest rows go, the new ones come last
-            updated = torch.cat([cache[position : position + 1, :, call.length :], padded], dim=2)
-        seen = updated[..., :head_dim] if padding > 0 else updated
-        caches.new[f"{letter}_{kind}"].append(new)
-        caches.updated[f"{letter}_{kind}"].append(updated)
-        if index in text.kv_producers:
-            caches.shared[f"{'kv14' if is_full else 'kv13'}_{letter.lower()}"] = seen
-        visible.append(seen)
-    return visible[0], visible[1]
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the layers of a chunk compute.
 
-
-def _run_layers(chunk: TextChunk, call: _Call) -> tuple[Tensor, Tensor, _Caches]:
-    """Run every layer of the chunk.
-
-    Returns:
-        Hidden states `(1, 1, S, H)`, the combined per-layer inputs `(1, 1, S, P)`, and the caches.
+    Attributes:
+        hidden: `(1, 1, S, H)`.
+        combined: per-layer inputs of all layers, `(1, 1, S, P)`.
+        shared: `kv13_k`, `kv13_v`, `kv14_k`, `kv14_v`: what the producers attend to, where known in this chunk.
     """
+
+    hidden: Tensor
+    combined: Tensor
+    shared: dict[str, Tensor]
+
+
+def run_layers(chunk: TextChunk, call: Call) -> Result:
+    """Run every layer of the chunk; where keys and values come from and go to is the call's business."""
     text, t, length = chunk.text, call.tensors, call.length
     width = text.hidden_size_per_layer_input
     hidden = t["hidden_states"].unsqueeze(0)
@@ -179,37 +158,98 @@ def _run_layers(chunk: TextChunk, call: _Call) -> tuple[Tensor, Tensor, _Caches]
     per_layer = to_channels(combined)
     sliding = prepare_rotary(t["cos_s"], t["sin_s"], text.head_dim)
     full = prepare_rotary(t["cos_f"], t["sin_f"], text.global_head_dim)
-    caches = _Caches(shared={name: t[name] for name in ("kv13_k", "kv13_v", "kv14_k", "kv14_v") if name in t})
+    shared = {name: t[name] for name in ("kv13_k", "kv13_v", "kv14_k", "kv14_v") if name in t}
     groups = text.num_attention_heads // text.num_key_value_heads
-    full_mask = grouped_mask(t["causal_mask_full"], groups, length)
-    sliding_mask = grouped_mask(t["causal_mask_sliding"], groups, length)
+    full_mask = grouped_mask(call.full_mask, groups, length)
+    sliding_mask = grouped_mask(call.sliding_mask, groups, length)
     for index in range(chunk.span.start, chunk.span.end):
         layer = chunk.layers[str(index)]
         assert isinstance(layer, TextLayer)
         is_full = text.is_full(index)
         rotary, mask = (full, full_mask) if is_full else (sliding, sliding_mask)
+        name = "kv14" if is_full else "kv13"
         channels = layer.normalized_input(hidden)
         if text.is_shared(index):
-            shared = "kv14" if is_full else "kv13"
-            key, value = caches.shared[f"{shared}_k"], caches.shared[f"{shared}_v"]
+            key, value = shared[f"{name}_k"], shared[f"{name}_v"]
         else:
-            projected = layer.project_kv(channels, rotary, length)
-            key, value = _own_kv(chunk, index, projected, call, caches)
+            key, value = call.keep(index, *layer.project_kv(channels, rotary, length))
+            if index in text.kv_producers:
+                shared |= {f"{name}_k": key, f"{name}_v": value}
         hidden = layer.attention(hidden, channels, rotary, KeyValue(key, value, length), mask)
         hidden = layer.feed_forward(hidden, per_layer[:, index * width : (index + 1) * width])
-    return hidden, combined, caches
+    return Result(hidden, combined, shared)
 
 
-def _named_outputs(hidden: Tensor, combined: Tensor, caches: _Caches) -> dict[str, Tensor]:
+@dataclass(slots=True)
+class _Caches:
+    """What the own-KV layers of one call leave behind, in slot order."""
+
+    updated: dict[str, list[Tensor]] = field(
+        default_factory=lambda: {"K_sliding": [], "V_sliding": [], "K_full": [], "V_full": []}
+    )
+    new: dict[str, list[Tensor]] = field(
+        default_factory=lambda: {"K_sliding": [], "V_sliding": [], "K_full": [], "V_full": []}
+    )
+
+
+def _keep_in(
+    chunk: TextChunk, t: Named, length: int, caches: _Caches, write_full: Callable[[Tensor, Tensor], Tensor]
+) -> Keep:
+    """Write new keys and values to the cache slots given as inputs, `*_in`.
+
+    Args:
+        chunk: the chunk.
+        t: inputs by name.
+        length: S.
+        caches: receives the slots.
+        write_full: merges new rows `(1, heads, S, d)` into a full-attention slot `(1, heads, context, d)`.
+    """
+    text = chunk.text
+
+    def keep(index: int, *projected: Tensor) -> tuple[Tensor, Tensor]:
+        is_full, head_dim = text.is_full(index), text.head_dim_of(index)
+        kind = "full" if is_full else "sliding"
+        slots = chunk.span.full if is_full else chunk.span.sliding
+        position = slots.index(index)
+        padding = text.global_head_dim - head_dim
+        visible: list[Tensor] = []
+        for letter, new in zip("KV", projected, strict=True):
+            cache = t[f"{letter}_{kind}_in"]
+            # the cast does nothing in torch; coremltools pads in float32 and would drag all that follows along
+            padded = F.pad(new, (0, padding)).to(new.dtype) if padding > 0 else new
+            if is_full:
+                updated = write_full(cache[position : position + 1], padded)
+            else:  # right-aligned: the oldest rows go, the new ones come last
+                updated = torch.cat([cache[position : position + 1, :, length:], padded], dim=2)
+            caches.new[f"{letter}_{kind}"].append(new)
+            caches.updated[f"{letter}_{kind}"].append(updated)
+            visible.append(updated[..., :head_dim] if padding > 0 else updated)
+        return visible[0], visible[1]
+
+    return keep
+
+
+def _run_with_caches(
+    chunk: TextChunk, t: Named, length: int, write_full: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Result, _Caches]:
+    caches = _Caches()
+    keep = _keep_in(chunk, t, length, caches, write_full)
+    return run_layers(chunk, Call(t, length, keep, t["causal_mask_sliding"], t["causal_mask_full"])), caches
+
+
+def _named_outputs(result: Result, caches: _Caches) -> dict[str, Tensor]:
     """Everything a chunk could output, by name; the function's spec picks."""
-    outputs = {"hidden_states_out": hidden.squeeze(0), "per_layer_combined_out": combined.squeeze(0)}
+    outputs = {
+        "hidden_states_out": result.hidden.squeeze(0),
+        "per_layer_combined_out": result.combined.squeeze(0),
+    }
     for name, slots in caches.updated.items():
         if slots:
             outputs[f"{name}_out"] = torch.cat(slots, dim=0)
     for name, slots in caches.new.items():
         if slots:
             outputs[f"new_{name}"] = torch.cat(slots, dim=0)
-    return outputs | caches.shared
+    return outputs | result.shared
 
 
 def decode(chunk: TextChunk, t: Named, length: int = 1) -> dict[str, Tensor]:
@@ -224,10 +264,10 @@ def decode(chunk: TextChunk, t: Named, length: int = 1) -> dict[str, Tensor]:
     def write(slot: Tensor, new: Tensor) -> Tensor:
         return slot * keep + new * t["update_mask"]
 
-    hidden, combined, caches = _run_layers(chunk, _Call(t, length, write))
+    result, caches = _run_with_caches(chunk, t, length, write)
     if chunk.head is None:
-        return _named_outputs(hidden, combined, caches)
-    normed = chunk.head.norm(hidden)
+        return _named_outputs(result, caches)
+    normed = chunk.head.norm(result.hidden)
     logits = chunk.head.lm_head(to_channels(normed))  # (1, V, 1, 1)
     return {
         "token_id": logits.argmax(dim=1).reshape(1).to(torch.int32),
@@ -255,13 +295,13 @@ def verify(chunk: TextChunk, t: Named, length: int) -> dict[str, Tensor]:
     def write(slot: Tensor, new: Tensor) -> Tensor:
         return slot * keep + scatter @ new
 
-    hidden, combined, caches = _run_layers(chunk, _Call(t, length, write))
+    result, caches = _run_with_caches(chunk, t, length, write)
     if chunk.head is None:
-        return _named_outputs(hidden, combined, caches)
-    logits = chunk.head.lm_head(to_channels(chunk.head.norm(hidden)))  # (1, V, 1, S)
+        return _named_outputs(result, caches)
+    logits = chunk.head.lm_head(to_channels(chunk.head.norm(result.hidden)))  # (1, V, 1, S)
     return {
         "token_ids": logits.argmax(dim=1).squeeze(0).to(torch.int32),
-        "hidden_states_out": hidden.squeeze(0),
+        "hidden_states_out": result.hidden.squeeze(0),
     }
 
 

@@ -1,4 +1,4 @@
-"""JSON Schemas of the manifest and the lock, for editors and for programs in other languages.
+"""JSON Schemas of the manifest, the lock and the app's catalog, for editors and for programs in other languages.
 
     python -m zoo.schema            write docs/schemas/
     python -m zoo.schema --check    exit with 1 if they are stale
@@ -20,6 +20,7 @@ import msgspec
 from zoo.documents import canonical_json, write_atomically
 from zoo.lock import LOCK_SCHEMA, Lock
 from zoo.manifest import MANIFEST_SCHEMA, Manifest
+from zoo.swift.catalog import CATALOG_SCHEMA, CatalogDocument
 
 DIRECTORY = Path(__file__).parent.parent / "docs" / "schemas"
 """In a source checkout; an installed zoo does not carry the schemas."""
@@ -54,6 +55,13 @@ def lock_schema() -> dict[str, Any]:
     return schema
 
 
+def catalog_schema() -> dict[str, Any]:
+    """The JSON Schema of `catalog.json`."""
+    schema = _schema(CatalogDocument, "A zoo catalog: what an app can offer and fetch")
+    schema["$defs"]["CatalogDocument"]["properties"]["schema"]["const"] = CATALOG_SCHEMA
+    return schema
+
+
 def _schema(kind: type[msgspec.Struct], title: str) -> dict[str, Any]:
     schema: dict[str, Any] = {"$schema": DIALECT, "title": title, **msgspec.json.schema(kind)}
     for definition in schema["$defs"].values():
@@ -70,7 +78,15 @@ def _describe(definition: dict[str, Any]) -> None:
         definition["description"] = " ".join(summary.split())
     for match in ATTRIBUTE.finditer(attributes):
         for name in match["names"].split(", "):
-            definition["properties"][name]["description"] = " ".join(match["text"].split())
+            definition["properties"][_key(name, definition)]["description"] = " ".join(match["text"].split())
+
+
+def _key(name: str, definition: dict[str, Any]) -> str:
+    """The JSON key of an attribute: the catalog spells `remote_path` as `remotePath`."""
+    if name in definition["properties"]:
+        return name
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
 
 
 def documents() -> dict[str, bytes]:
@@ -78,6 +94,7 @@ def documents() -> dict[str, bytes]:
     return {
         "manifest.schema.json": canonical_json(manifest_schema()),
         "lock.schema.json": canonical_json(lock_schema()),
+        "catalog.schema.json": canonical_json(catalog_schema()),
     }
 
 

@@ -33,7 +33,7 @@ def test_the_checked_in_schemas_are_what_the_classes_say() -> None:
 
 def test_a_stale_or_missing_schema_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "lock.schema.json").write_text("{}")
-    assert set(schema.stale(tmp_path)) == {"lock.schema.json", "manifest.schema.json"}
+    assert set(schema.stale(tmp_path)) == {"catalog.schema.json", "lock.schema.json", "manifest.schema.json"}
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
@@ -53,6 +53,13 @@ def test_a_lock_is_valid(tmp_path: Path) -> None:
         assert not check.is_valid(wrong), change
         with pytest.raises(InvalidDocument):
             parse_lock(json.dumps(wrong).encode(), where="test")
+
+
+def test_the_catalog_s_keys_are_described_as_swift_spells_them() -> None:
+    entry = schema.catalog_schema()["$defs"]["CatalogEntry"]["properties"]
+    assert entry["blockedIos"]["description"] == entry["blockedMacos"]["description"]
+    for definition in schema.catalog_schema()["$defs"].values():
+        assert set(definition["required"]) == set(definition["properties"]), "a decoder may rely on every key"
 
 
 def broken(change: str) -> dict[str, Any]:

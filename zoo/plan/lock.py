@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -240,18 +240,36 @@ def borrowed_weights(entry: Entry, files: Iterable[LockedFile]) -> list[LockedFi
     borrowed = []
     for part in entry.parts:
         here = {file.path for file in paths.get(part.name, ())}
-        if part.weights is None or part.model is None or not here or any(map(_is_weights, here)):
+        if part.weights is None or part.model is None or not here or any(map(is_weights, here)):
             continue
         lender = entry.part(part.weights)
         assert lender.model is not None
         for file in paths.get(lender.name, ()):
             path = part.model + file.path.removeprefix(lender.model)
-            if _is_weights(file.path) and model_folder(path) in {model_folder(name) for name in here}:
+            if is_weights(file.path) and model_folder(path) in {model_folder(name) for name in here}:
                 borrowed.append(msgspec.structs.replace(file, path=path, component=part.name))
     return borrowed
 
 
-def _is_weights(path: str) -> bool:
+def lender_path(entry: Entry, file: LockedFile, paths: Container[str]) -> str | None:
+    """The file of the same entry that lends this one its bytes, or None.
+
+    Args:
+        entry: whose file it is.
+        file: of a locked component.
+        paths: what else there is.
+    """
+    part = entry.part(file.component)
+    if part.weights is None or part.model is None or not is_weights(file.path):
+        return None
+    lender = entry.part(part.weights)
+    assert lender.model is not None
+    path = lender.model + file.path.removeprefix(part.model)
+    return path if path in paths else None
+
+
+def is_weights(path: str) -> bool:
+    """Whether the file is a model's weights, which another model may lend."""
     return path.endswith("/weights/weight.bin")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -10,7 +10,10 @@ from zoo.catalog import Entry, Part
 from zoo.documents import canonical_json
 from zoo.errors import UnknownEntry
 from zoo.lock import Lock, LockedFile, lock_digest
+from zoo.manifest import Modality, Role, Visibility
+from zoo.plan.lock import lender_path, remote_paths
 from zoo.report.sizes import human_bytes
+from zoo.swift.groups import identical_groups
 
 CATALOG_SCHEMA = 1
 """Raised when an app built against an older `ZooCatalog.swift` would misread the JSON; keys are only ever added."""
@@ -20,8 +23,21 @@ class CatalogModel(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Base of the catalog's tables: Swift spells keys in camel case."""
 
 
+class CatalogHub(CatalogModel, frozen=True, kw_only=True):
+    """The repo an entry is published in, and the branch that is published from. Sources are at commits."""
+
+    repo: str
+    revision: str
+
+
+class CatalogArchive(CatalogModel, frozen=True, kw_only=True):
+    """A zip file that holds the whole entry, for one that is in no repo."""
+
+    url: str
+
+
 class CatalogSource(CatalogModel, frozen=True, kw_only=True):
-    """A place the bytes can be had: a path in a repo at a commit."""
+    """A place the bytes can be had: a path in a repo at a commit. The URL is endpoint/repo/resolve/commit/path."""
 
     repo: str
     commit: str
@@ -29,21 +45,46 @@ class CatalogSource(CatalogModel, frozen=True, kw_only=True):
 
 
 class CatalogFile(CatalogModel, frozen=True, kw_only=True):
-    """One file. `sha256` and `sources` are missing while the entry's lock is provisional."""
+    """One file of an entry.
+
+    Attributes:
+        path: in the entry's folder on the device.
+        remote_path: in the entry's repo.
+        component: the part of the entry that it belongs to.
+        modality: what kind of input it is for, as its component says.
+        required: whether the entry is incomplete without it, as its component says.
+        bytes: its exact size; the expected size while `sha256` is null.
+        sha256: lower-case hex; null while the entry's lock is provisional.
+        group: files with the same one are the same bytes: fetch one, link the others. It is the entry and path of the
+            first of them; null for a file like no other. Between files without sha256 it is what the manifests
+            declare, not what was measured.
+        sources: where the bytes can be had, best first; none while the entry's lock is provisional.
+    """
 
     path: str
+    remote_path: str
     component: str
+    modality: Modality
+    required: bool
     bytes: int
     sha256: str | None
+    group: str | None
     sources: tuple[CatalogSource, ...]
 
 
 class CatalogComponent(CatalogModel, frozen=True, kw_only=True):
-    """A part of an entry that is complete or absent as a whole."""
+    """A part of an entry that is complete or absent as a whole.
+
+    Attributes:
+        name: unique in the entry.
+        role: what part it plays.
+        modality: what kind of input it is for.
+        required: whether the entry is incomplete without it.
+    """
 
     name: str
-    role: str
-    modality: str
+    role: Role
+    modality: Modality
     required: bool
 
 
@@ -51,11 +92,28 @@ class CatalogEntry(CatalogModel, frozen=True, kw_only=True):
     """One model as the picker shows it and the downloader fetches it.
 
     Attributes:
+        id: unique in the catalog.
+        name: what the picker shows.
+        about: one or two sentences.
+        family: entries that are published together.
+        folder: the directory on a device; two entries may share one.
+        order: position in the picker, lowest first; the catalog lists entries in this order.
+        visibility: `experimental` entries are shown only where the app asks for them, `hidden` ones never.
+        modalities: the kinds of input it takes, text first.
+        license: SPDX identifier or the Hub's licence tag.
+        minimum_ios, minimum_macos: oldest systems it loads on, or null.
+        blocked_ios, blocked_macos: why it does not run there, for the person who wants it to; or null.
+        environment: environment variables the engine needs for it.
+        absent: what must not lie in the folder, because the engine would take it: sidecar files, and model folders
+            without suffix; `*` stands for anything but `/`.
+        hub: where it is published, or null.
+        archive: the zip file it is published as, or null.
         bytes: of all files.
-        unique_bytes: of what must travel at most: identical files counted once.
-        size: `bytes` for people, e.g. `8.16 GB` (1 GB = 10^9 bytes), one unit for every entry.
-        lock: digest of the lock this was made from.
-        minimum_ios, minimum_macos: oldest systems, or None.
+        unique_bytes: of what must travel at most: files of one group counted once.
+        size: `bytes` for people, e.g. `8.16 GB`; 1 GB is 10^9 bytes in every entry.
+        lock: sha256 of the lock this was made from.
+        components: its parts, in the order they are shown.
+        files: sorted by path.
     """
 
     id: str
@@ -63,12 +121,18 @@ class CatalogEntry(CatalogModel, frozen=True, kw_only=True):
     about: str
     family: str
     folder: str
-    visibility: str
-    modalities: tuple[str, ...]
+    order: int
+    visibility: Visibility
+    modalities: tuple[Modality, ...]
     license: str
     minimum_ios: str | None
     minimum_macos: str | None
+    blocked_ios: str | None
+    blocked_macos: str | None
     environment: dict[str, str]
+    absent: tuple[str, ...]
+    hub: CatalogHub | None
+    archive: CatalogArchive | None
     bytes: int
     unique_bytes: int
     size: str
@@ -78,7 +142,13 @@ class CatalogEntry(CatalogModel, frozen=True, kw_only=True):
 
 
 class CatalogDocument(CatalogModel, frozen=True, kw_only=True):
-    """The whole catalog, entries in picker order."""
+    """The whole catalog.
+
+    Attributes:
+        schema: the form of this file.
+        endpoint: the Hub that files are fetched from, without a trailing slash.
+        entries: in picker order.
+    """
 
     schema: int
     endpoint: str
@@ -94,11 +164,14 @@ def make_catalog(entries: Iterable[Entry], *, endpoint: str) -> CatalogDocument:
 
     Raises:
         UnknownEntry: an entry without a lock; there is nothing to list.
+        InvalidDocument: a lock that names a component which its manifest lacks.
     """
+    listed = tuple(entries)
+    groups = identical_groups(listed)
     return CatalogDocument(
         schema=CATALOG_SCHEMA,
         endpoint=endpoint.rstrip("/"),
-        entries=tuple(_entry(entry) for entry in entries),
+        entries=tuple(_entry(entry, groups) for entry in listed),
     )
 
 
@@ -107,7 +180,7 @@ def catalog_json(document: CatalogDocument) -> bytes:
     return canonical_json(msgspec.to_builtins(document))
 
 
-def _entry(entry: Entry) -> CatalogEntry:
+def _entry(entry: Entry, groups: Mapping[tuple[str, str], str]) -> CatalogEntry:
     lock = entry.lock
     if lock is None:
         raise UnknownEntry(
@@ -115,24 +188,32 @@ def _entry(entry: Entry) -> CatalogEntry:
             hint=entry.how_to_lock,
         )
     manifest = entry.manifest
+    remote = remote_paths(entry, lock)
+    files = tuple(_file(file, entry, remote, groups) for file in lock.files)
     return CatalogEntry(
         id=entry.id,
         name=manifest.name,
         about=manifest.description,
         family=manifest.family,
         folder=manifest.folder,
+        order=manifest.order,
         visibility=manifest.visibility,
         modalities=entry.modalities(),
         license=manifest.license,
         minimum_ios=manifest.minimum_os.ios,
         minimum_macos=manifest.minimum_os.macos,
+        blocked_ios=manifest.blocked.ios,
+        blocked_macos=manifest.blocked.macos,
         environment=dict(sorted(manifest.environment.items())),
+        absent=manifest.absent,
+        hub=None if manifest.hub is None else CatalogHub(repo=manifest.hub.repo, revision=manifest.hub.revision),
+        archive=None if manifest.archive is None else CatalogArchive(url=manifest.archive.url),
         bytes=lock.size,
-        unique_bytes=lock.unique_size,
+        unique_bytes=sum({(file.group, file.group or file.path): file.bytes for file in files}.values()),
         size=human_bytes(lock.size),
         lock=lock_digest(lock),
         components=tuple(_component(part) for part in entry.parts if _has_files(lock, part)),
-        files=tuple(_file(file) for file in lock.files),
+        files=files,
     )
 
 
@@ -144,11 +225,28 @@ def _component(part: Part) -> CatalogComponent:
     return CatalogComponent(name=part.name, role=part.role, modality=part.modality, required=part.required)
 
 
-def _file(file: LockedFile) -> CatalogFile:
+def _file(
+    file: LockedFile, entry: Entry, remote: Mapping[str, str], groups: Mapping[tuple[str, str], str]
+) -> CatalogFile:
+    part = entry.part(file.component)
     return CatalogFile(
         path=file.path,
+        remote_path=_remote_path(file, entry, remote),
         component=file.component,
+        modality=part.modality,
+        required=part.required,
         bytes=file.size,
         sha256=file.sha256,
+        group=groups.get((entry.id, file.path)),
         sources=tuple(CatalogSource(repo=s.repo, commit=s.commit, path=s.path) for s in file.sources),
     )
+
+
+def _remote_path(file: LockedFile, entry: Entry, remote: Mapping[str, str]) -> str:
+    """Where the entry's repo has the bytes: as locked, else as the manifest says (of the lender, for lent weights)."""
+    hub = entry.manifest.hub
+    for source in file.sources:
+        if hub is not None and source.repo == hub.repo:
+            return source.path
+    lender = lender_path(entry, file, remote)
+    return remote[file.path if lender is None else lender]

@@ -17,6 +17,10 @@ from zoo.swift.writer import (
 
 Access = Literal["public", "package", "internal"]
 
+ABSENT = """\
+What must not lie in the folder, because the engine would take it: sidecar files, and model folders
+without suffix; `*` stands for anything but `/`."""
+
 
 def render_swift(document: CatalogDocument, *, access: Access = "public", prefix: str = "Zoo") -> str:
     """The Swift source of a catalog; the same catalog gives the same text.
@@ -119,12 +123,18 @@ def _entry_type(out: SwiftWriter, modifier: str, prefix: str) -> None:
             ("", "about", "String"),
             ("Entries of one family are published together.", "family", "String"),
             ("The directory it is installed in; two entries may share one.", "folder", "String"),
+            ("Position in the picker, lowest first.", "order", "Int"),
             ("`default`, `experimental` or `hidden`.", "visibility", "String"),
             ("`text`, `image`, `video`, `audio`.", "modalities", "[String]"),
             ("", "license", "String"),
-            ("", "minimumIos", "String?"),
+            ("Oldest systems it loads on.", "minimumIos", "String?"),
             ("", "minimumMacos", "String?"),
+            ("Why it does not run there, for the person who wants it to.", "blockedIos", "String?"),
+            ("", "blockedMacos", "String?"),
             ("Environment variables the engine needs for this entry.", "environment", "[String: String]"),
+            (ABSENT, "absent", "[String]"),
+            ("The repo it is published in.", "hub", f"{prefix}Hub?"),
+            ("The zip file it is published as, if in no repo.", "archive", f"{prefix}Archive?"),
             ("Bytes of all files.", "bytes", "Int64"),
             ("Bytes that travel at most: identical files are fetched once.", "uniqueBytes", "Int64"),
             ("`bytes` for people; 1 GB is 10^9 bytes in every entry.", "size", "String"),
@@ -132,9 +142,13 @@ def _entry_type(out: SwiftWriter, modifier: str, prefix: str) -> None:
             ("", "components", f"[{prefix}Component]"),
             ("", "files", f"[{prefix}File]"),
         ):
-            if documentation:
-                out.line(f"/// {documentation}")
+            for line in documentation.splitlines():
+                out.line(f"/// {line}")
             out.line(f"{modifier}let {name}: {kind}")
+        out.lines("", "/// Why it does not run on the system this code is compiled for, or nil.")
+        with out.block(f"{modifier}var blockedHere: String? {{"):
+            out.lines("#if os(macOS)", "return blockedMacos", "#elseif os(iOS)", "return blockedIos")
+            out.lines("#else", "return nil", "#endif")
         out.lines("", "/// Files of the given components, largest first: the order to fetch them in.")
         with out.block(f"{modifier}func files(of names: Set<String>) -> [{prefix}File] {{"):
             out.lines(
@@ -153,15 +167,24 @@ def _component_type(out: SwiftWriter, modifier: str, prefix: str) -> None:
 
 
 def _file_types(out: SwiftWriter, modifier: str, prefix: str) -> None:
-    out.line("/// One file of a model. Files with the same `sha256` are the same bytes: fetch one, link the others.")
+    out.line("/// One file of a model. Files of one `group` are the same bytes: fetch one, link the others.")
     with out.block(f"{modifier}struct {prefix}File: Codable, Hashable, Sendable {{"):
         out.lines(
             "/// Path in the entry's folder.",
             f"{modifier}let path: String",
+            "/// Path in the entry's repo.",
+            f"{modifier}let remotePath: String",
             f"{modifier}let component: String",
+            "/// What its component says.",
+            f"{modifier}let modality: String",
+            f"{modifier}let required: Bool",
+            "/// Exact; expected while `sha256` is nil.",
             f"{modifier}let bytes: Int64",
             "/// Lower-case hex; nil while the entry's lock is provisional.",
             f"{modifier}let sha256: String?",
+            "/// Entry and path of the first file with the same bytes; nil for a file like no other. Without `sha256`",
+            "/// it is what the manifests declare, not what was measured.",
+            f"{modifier}let group: String?",
             "/// Where the bytes can be had, best first.",
             f"{modifier}let sources: [{prefix}Source]",
         )
@@ -179,6 +202,12 @@ def _file_types(out: SwiftWriter, modifier: str, prefix: str) -> None:
                 "guard let quoted = path.addingPercentEncoding(withAllowedCharacters: allowed) else { return nil }",
                 'return URL(string: "\\(endpoint)/\\(repo)/resolve/\\(commit)/\\(quoted)")',
             )
+    out.lines("", "/// The repo an entry is published in, and the branch that is published from.")
+    with out.block(f"{modifier}struct {prefix}Hub: Codable, Hashable, Sendable {{"):
+        out.lines(f"{modifier}let repo: String", f"{modifier}let revision: String")
+    out.lines("", "/// A zip file that holds a whole entry.")
+    with out.block(f"{modifier}struct {prefix}Archive: Codable, Hashable, Sendable {{"):
+        out.line(f"{modifier}let url: String")
     out.line()
 
 
@@ -193,12 +222,18 @@ def _entry_value(out: SwiftWriter, entry: CatalogEntry, name: str, modifier: str
             f"about: {string_literal(entry.about)},",
             f"family: {string_literal(entry.family)},",
             f"folder: {string_literal(entry.folder)},",
+            f"order: {entry.order},",
             f"visibility: {string_literal(entry.visibility)},",
             f"modalities: {array_literal(entry.modalities)},",
             f"license: {string_literal(entry.license)},",
             f"minimumIos: {optional_literal(entry.minimum_ios)},",
             f"minimumMacos: {optional_literal(entry.minimum_macos)},",
+            f"blockedIos: {optional_literal(entry.blocked_ios)},",
+            f"blockedMacos: {optional_literal(entry.blocked_macos)},",
             f"environment: [{environment or ':'}],",
+            f"absent: {array_literal(entry.absent)},",
+            f"hub: {_hub_value(entry)},",
+            f"archive: {_archive_value(entry)},",
             f"bytes: {_number(entry.bytes)},",
             f"uniqueBytes: {_number(entry.unique_bytes)},",
             f"size: {string_literal(entry.size)},",
@@ -222,9 +257,21 @@ def _file_value(out: SwiftWriter, file: CatalogFile) -> None:
         for s in file.sources
     )
     out.line(
-        f".init(path: {string_literal(file.path)}, component: {string_literal(file.component)}, "
-        f"bytes: {_number(file.bytes)}, sha256: {optional_literal(file.sha256)}, sources: [{sources}]),"
+        f".init(path: {string_literal(file.path)}, remotePath: {string_literal(file.remote_path)}, "
+        f"component: {string_literal(file.component)}, modality: {string_literal(file.modality)}, "
+        f"required: {str(file.required).lower()}, bytes: {_number(file.bytes)}, "
+        f"sha256: {optional_literal(file.sha256)}, group: {optional_literal(file.group)}, sources: [{sources}]),"
     )
+
+
+def _hub_value(entry: CatalogEntry) -> str:
+    if entry.hub is None:
+        return "nil"
+    return f".init(repo: {string_literal(entry.hub.repo)}, revision: {string_literal(entry.hub.revision)})"
+
+
+def _archive_value(entry: CatalogEntry) -> str:
+    return "nil" if entry.archive is None else f".init(url: {string_literal(entry.archive.url)})"
 
 
 def _number(value: int) -> str:

@@ -1,19 +1,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tree_sitter_swift
-from tree_sitter import Language, Node, Parser
+from jsonschema import Draft202012Validator
 
 from tests.zoo.bundles import COMMIT, locked_zoo, package_files, text_files
-from zoo.catalog import Catalog
+from tests.zoo.swift.swift_values import constants, parse
+from zoo.catalog import Catalog, load_catalog
 from zoo.errors import UnknownEntry
+from zoo.lock import load_lock
+from zoo.provisional import ROOT
+from zoo.schema import catalog_schema
 from zoo.swift.files import chosen_entries, generate, write_changed
-
-PARSER = Parser(Language(tree_sitter_swift.language()))
+from zoo.swift.writer import identifier
 
 
 @pytest.fixture
@@ -22,37 +23,77 @@ def catalog(tmp_path: Path) -> Catalog:
     return locked_zoo(tmp_path, {"tiny": text_files(), "tiny-multimodal": multimodal})
 
 
-def nodes(node: Node) -> Iterator[Node]:
-    yield node
-    for child in node.children:
-        yield from nodes(child)
-
-
-def literals_of(source: bytes) -> list[str]:
-    tree = PARSER.parse(source)
-    return [
-        node.text.decode().strip('"')
-        for node in nodes(tree.root_node)
-        if node.type == "line_string_literal" and node.text is not None
-    ]
+@pytest.fixture(scope="module")
+def shipped() -> Catalog:
+    return load_catalog(ROOT / "manifests")
 
 
 def test_swift_and_json_say_the_same(catalog: Catalog) -> None:
     files = generate(chosen_entries(catalog, []), endpoint=None)
     assert sorted(files) == ["ZooCatalog.swift", "catalog.json"]
-    source = files["ZooCatalog.swift"]
-    assert not PARSER.parse(source).root_node.has_error
     document = json.loads(files["catalog.json"])
     assert [entry["id"] for entry in document["entries"]] == ["tiny-multimodal", "tiny"]
-    literals = literals_of(source)
-    for entry in document["entries"]:
-        assert entry["lock"] in literals
-        assert entry["size"] in literals
-        for file in entry["files"]:
-            assert file["path"] in literals
-            assert file["sha256"] in literals
-            assert f"bytes: {file['bytes']:_}" in source.decode()
-            assert file["sources"][0]["commit"] == COMMIT
+    values = constants(files["ZooCatalog.swift"])
+    assert [values[identifier(entry["id"])] for entry in document["entries"]] == document["entries"]
+    assert values["compiled"] == {
+        "schema": document["schema"],
+        "endpoint": document["endpoint"],
+        "entries": [".tinyMultimodal", ".tiny"],
+    }
+
+
+def test_the_shipped_zoo_in_swift_and_json(shipped: Catalog) -> None:
+    files = generate(chosen_entries(shipped, []), endpoint=None)
+    document = json.loads(files["catalog.json"])
+    values = constants(files["ZooCatalog.swift"])
+    assert [values[identifier(entry["id"])] for entry in document["entries"]] == document["entries"]
+    assert [error.message for error in Draft202012Validator(catalog_schema()).iter_errors(document)] == []
+
+
+def test_a_file_says_all_that_the_lock_and_the_manifest_do(catalog: Catalog) -> None:
+    document = json.loads(generate(chosen_entries(catalog, []), endpoint=None)["catalog.json"])
+    multimodal, tiny = document["entries"]
+    weights = "Data/com.apple.CoreML/weights/weight.bin"
+    by_path = {file["path"]: file for file in multimodal["files"]}
+    lock = load_lock(catalog.get("tiny-multimodal").lock_file).by_path()
+    assert by_path[f"vision.ane.mlpackage/{weights}"] == {
+        "path": f"vision.ane.mlpackage/{weights}",
+        "remotePath": f"vision.ane.mlpackage/{weights}",
+        "component": "vision",
+        "modality": "image",
+        "required": False,
+        "bytes": 3000,
+        "sha256": lock[f"vision.ane.mlpackage/{weights}"].sha256,
+        "group": None,
+        "sources": [
+            {"repo": "zoo/tiny-multimodal-coreml", "commit": COMMIT, "path": f"vision.ane.mlpackage/{weights}"}
+        ],
+    }
+    assert by_path[f"chunk1.mlpackage/{weights}"]["group"] == f"tiny-multimodal/chunk1.mlpackage/{weights}"
+    one = len(package_files("x", b"")["x.mlpackage/Manifest.json"])
+    assert multimodal["bytes"] - multimodal["uniqueBytes"] == one, "both packages have the same one"
+    assert tiny["hub"] == {"repo": "zoo/tiny-coreml", "revision": "main"}
+    assert (multimodal["order"], tiny["order"]) == (1, 2)
+    assert multimodal["environment"] == {"LLM_VISION_FORCE_ANE": "1"}
+
+
+def test_an_entry_says_where_it_does_not_run_and_what_must_not_be_there(shipped: Catalog) -> None:
+    entries = {
+        entry["id"]: entry
+        for entry in json.loads(generate(chosen_entries(shipped, []), endpoint=None)["catalog.json"])["entries"]
+    }
+    for name, entry in entries.items():
+        manifest = shipped.get(name).manifest
+        assert (entry["blockedIos"], entry["blockedMacos"]) == (manifest.blocked.ios, manifest.blocked.macos)
+        assert tuple(entry["absent"]) == manifest.absent
+        assert (entry["minimumIos"], entry["minimumMacos"]) == ("18.0", "15.0")
+    assert any(entry["absent"] for entry in entries.values())
+    legacy = {file["path"]: file for file in entries["gemma4-e2b"]["files"]}
+    lent = legacy["prefill_chunk4.mlmodelc/weights/weight.bin"]
+    assert lent["remotePath"] == "swa/chunk4.mlmodelc/weights/weight.bin", "the repo has it once, as chunk4's"
+    assert lent["group"] == legacy["chunk4.mlmodelc/weights/weight.bin"]["group"]
+    unique = entries["gemma4-e2b"]["bytes"] - entries["gemma4-e2b"]["uniqueBytes"]
+    assert unique == 155_436_864 + 133_963_968 + 325_282_880 + 526_874_880
 
 
 def test_every_key_of_the_json_has_a_property_in_swift(catalog: Catalog) -> None:
@@ -71,6 +112,8 @@ def test_every_key_of_the_json_has_a_property_in_swift(catalog: Catalog) -> None
     assert properties("ZooComponent") == set(entry["components"][0])
     assert properties("ZooFile") == set(entry["files"][0])
     assert properties("ZooSource") == set(entry["files"][0]["sources"][0])
+    assert properties("ZooHub") == set(entry["hub"])
+    assert properties("ZooArchive") == set(catalog_schema()["$defs"]["CatalogArchive"]["properties"])
 
 
 def test_the_same_locks_give_the_same_bytes(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +125,7 @@ def test_the_same_locks_give_the_same_bytes(catalog: Catalog, monkeypatch: pytes
 def test_prefix_and_access_are_selectable(catalog: Catalog) -> None:
     files = generate(chosen_entries(catalog, ["tiny"]), endpoint=None, access="internal", prefix="Acme")
     source = files["AcmeCatalog.swift"]
-    assert not PARSER.parse(source).root_node.has_error
+    parse(source)
     assert b"public" not in source
     assert b"Zoo" not in source.replace(b"zoo swift", b"")
     assert b"struct AcmeEntry" in source

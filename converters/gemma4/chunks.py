@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converters.gemma4.config import TextConfig
-from converters.gemma4.interface import ChunkSpan
+from converters.gemma4.interface import SHARED_KV, ChunkSpan
 from converters.gemma4.layers import (
     KeyValue,
     LayerShape,
@@ -81,6 +81,19 @@ class Head(nn.Module):
         if not self.softcap:
             return logits
         return torch.tanh(logits / self.softcap) * self.softcap
+
+    def next_token(self, normed: Tensor) -> dict[str, Tensor]:
+        """What a head can say of one position `(1, 1, 1, H)` after the norm; the function's spec picks.
+
+        The token is the argmax of the raw logits: softcapping is monotone, and in float16 it would merge large
+        logits that still differ. `token_logit` is the winner's alone, softcapped, `logits` are all, softcapped.
+        """
+        logits = self.lm_head(to_channels(normed))  # (1, V, 1, 1)
+        return {
+            "token_id": logits.argmax(dim=1).reshape(1).to(torch.int32),
+            "token_logit": self.capped(logits.amax(dim=1)).reshape(1),
+            "logits": self.capped(from_channels(logits)).squeeze(0),
+        }
 
 
 class TextChunk(nn.Module):
@@ -158,7 +171,7 @@ def run_layers(chunk: TextChunk, call: Call) -> Result:
     per_layer = to_channels(combined)
     sliding = prepare_rotary(t["cos_s"], t["sin_s"], text.head_dim)
     full = prepare_rotary(t["cos_f"], t["sin_f"], text.global_head_dim)
-    shared = {name: t[name] for name in ("kv13_k", "kv13_v", "kv14_k", "kv14_v") if name in t}
+    shared = {name: t[name] for name in SHARED_KV if name in t}
     groups = text.num_attention_heads // text.num_key_value_heads
     full_mask = grouped_mask(call.full_mask, groups, length)
     sliding_mask = grouped_mask(call.sliding_mask, groups, length)
@@ -180,6 +193,10 @@ def run_layers(chunk: TextChunk, call: Call) -> Result:
     return Result(hidden, combined, shared)
 
 
+WriteFull = Callable[[Tensor, Tensor], Tensor]
+"""Merges new rows `(1, heads, S, d)` into a full-attention cache slot `(1, heads, context, d)`."""
+
+
 @dataclass(slots=True)
 class _Caches:
     """What the own-KV layers of one call leave behind, in slot order."""
@@ -192,9 +209,7 @@ class _Caches:
     )
 
 
-def _keep_in(
-    chunk: TextChunk, t: Named, length: int, caches: _Caches, write_full: Callable[[Tensor, Tensor], Tensor]
-) -> Keep:
+def _keep_in(chunk: TextChunk, t: Named, length: int, caches: _Caches, write_full: WriteFull) -> Keep:
     """Write new keys and values to the cache slots given as inputs, `*_in`.
 
     Args:
@@ -202,7 +217,7 @@ def _keep_in(
         t: inputs by name.
         length: S.
         caches: receives the slots.
-        write_full: merges new rows `(1, heads, S, d)` into a full-attention slot `(1, heads, context, d)`.
+        write_full: see `WriteFull`.
     """
     text = chunk.text
 
@@ -229,9 +244,7 @@ def _keep_in(
     return keep
 
 
-def _run_with_caches(
-    chunk: TextChunk, t: Named, length: int, write_full: Callable[[Tensor, Tensor], Tensor]
-) -> tuple[Result, _Caches]:
+def _run_with_caches(chunk: TextChunk, t: Named, length: int, write_full: WriteFull) -> tuple[Result, _Caches]:
     caches = _Caches()
     keep = _keep_in(chunk, t, length, caches, write_full)
     return run_layers(chunk, Call(t, length, keep, t["causal_mask_sliding"], t["causal_mask_full"])), caches
@@ -255,9 +268,7 @@ def _named_outputs(result: Result, caches: _Caches) -> dict[str, Tensor]:
 def decode(chunk: TextChunk, t: Named, length: int = 1) -> dict[str, Tensor]:
     """One token. `update_mask` `(1, 1, context, 1)` is 1 at the position being written, else 0.
 
-    The token is the argmax of the raw logits: softcapping is monotone, and in float16 it would merge large
-    logits that still differ. Only the winner is softcapped, for `token_logit`. With a head, the hidden states
-    that come out are the normed ones.
+    With a head, the hidden states that come out are the normed ones.
     """
     keep = 1 - t["update_mask"]
 
@@ -268,16 +279,28 @@ def decode(chunk: TextChunk, t: Named, length: int = 1) -> dict[str, Tensor]:
     if chunk.head is None:
         return _named_outputs(result, caches)
     normed = chunk.head.norm(result.hidden)
-    logits = chunk.head.lm_head(to_channels(normed))  # (1, V, 1, 1)
-    return {
-        "token_id": logits.argmax(dim=1).reshape(1).to(torch.int32),
-        "token_logit": chunk.head.capped(logits.amax(dim=1)).reshape(1),
-        "hidden_states_out": normed.squeeze(0),
-    }
+    return chunk.head.next_token(normed) | {"hidden_states_out": normed.squeeze(0)}
+
+
+def indicated_write(chunk: TextChunk, indicator: Tensor) -> WriteFull:
+    """Writes rows where `update_indicator` `(1, 1, context, S)` says: one-hot columns; an empty one writes nothing."""
+    keep = 1 - indicator.sum(dim=-1, keepdim=True)
+    heads = chunk.text.num_key_value_heads
+    scatter = indicator.expand(1, heads, -1, -1) if heads > 1 else indicator
+
+    def write(slot: Tensor, new: Tensor) -> Tensor:
+        return slot * keep + scatter @ new
+
+    return write
+
+
+def no_write(_slot: Tensor, _new: Tensor) -> Tensor:
+    """Stands in where no layer has keys and values of its own."""
+    raise AssertionError("this chunk keeps no caches")
 
 
 def verify(chunk: TextChunk, t: Named, length: int) -> dict[str, Tensor]:
-    """Several drafted tokens. `update_indicator` `(1, 1, context, S)` is one-hot per column.
+    """Several drafted tokens; `update_indicator` says to which rows of the full caches they go.
 
     The sliding cache is right-aligned to the *last* drafted token, so its column `c` is position
     `p + S - window + c` for every query: the caller's mask must say so, and of the window of the first query
@@ -286,21 +309,14 @@ def verify(chunk: TextChunk, t: Named, length: int) -> dict[str, Tensor]:
     With a head, the hidden states that come out are the ones before the final norm.
     """
     indicator = t.get("update_indicator")
-
-    if indicator is not None:
-        keep = 1 - indicator.sum(dim=-1, keepdim=True)
-        heads = chunk.text.num_key_value_heads
-        scatter = indicator.expand(1, heads, -1, -1) if heads > 1 else indicator
-
-    def write(slot: Tensor, new: Tensor) -> Tensor:
-        return slot * keep + scatter @ new
-
+    write = no_write if indicator is None else indicated_write(chunk, indicator)
     result, caches = _run_with_caches(chunk, t, length, write)
     if chunk.head is None:
         return _named_outputs(result, caches)
     logits = chunk.head.lm_head(to_channels(chunk.head.norm(result.hidden)))  # (1, V, 1, S)
     return {
         "token_ids": logits.argmax(dim=1).squeeze(0).to(torch.int32),
+        "logits": chunk.head.capped(from_channels(logits)).squeeze(0),
         "hidden_states_out": result.hidden.squeeze(0),
     }
 

@@ -15,6 +15,8 @@ DECODE = "decode_q1"
 VERIFY = "verify_qK"
 """Function names the engine asks for; the K in the second is literal."""
 
+SHARED_KV = ("kv13_k", "kv13_v", "kv14_k", "kv14_v")
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkSpan:
@@ -57,7 +59,7 @@ def chunk_span(text: TextConfig, start: int, end: int) -> ChunkSpan:
     )
 
 
-def _cache_specs(text: TextConfig, span: ChunkSpan, context: int, suffix: str) -> tuple[TensorSpec, ...]:
+def cache_specs(text: TextConfig, span: ChunkSpan, context: int, suffix: str) -> tuple[TensorSpec, ...]:
     """`K/V_sliding*` and `K/V_full*`; sliding heads are padded to the global head width."""
     heads, width = text.num_key_value_heads, text.global_head_dim
     groups = (("sliding", len(span.sliding), text.sliding_window), ("full", len(span.full), context))
@@ -69,19 +71,17 @@ def _cache_specs(text: TextConfig, span: ChunkSpan, context: int, suffix: str) -
     )
 
 
-def _shared_kv_specs(text: TextConfig, context: int) -> tuple[TensorSpec, ...]:
+def shared_kv_specs(text: TextConfig, window: int, context: int) -> tuple[TensorSpec, ...]:
+    """`kv13_*` of `window` positions and `kv14_*` of `context` positions."""
     heads = text.num_key_value_heads
-    sliding = (1, heads, text.sliding_window, text.head_dim)
+    sliding = (1, heads, window, text.head_dim)
     full = (1, heads, context, text.global_head_dim)
-    return (
-        TensorSpec("kv13_k", sliding),
-        TensorSpec("kv13_v", sliding),
-        TensorSpec("kv14_k", full),
-        TensorSpec("kv14_v", full),
+    return tuple(
+        TensorSpec(name, shape) for name, shape in zip(SHARED_KV, (sliding, sliding, full, full), strict=True)
     )
 
 
-def _slice_specs(text: TextConfig, span: ChunkSpan, length: int) -> tuple[TensorSpec, ...]:
+def slice_specs(text: TextConfig, span: ChunkSpan, length: int) -> tuple[TensorSpec, ...]:
     """New keys and values of `length` positions, unpadded, in slot order."""
     heads = text.num_key_value_heads
     groups = (("sliding", len(span.sliding), text.head_dim), ("full", len(span.full), text.global_head_dim))
@@ -93,62 +93,81 @@ def _slice_specs(text: TextConfig, span: ChunkSpan, length: int) -> tuple[Tensor
     )
 
 
-def _inputs(
-    text: TextConfig, span: ChunkSpan, context: int, length: int, write: TensorSpec | None
+def call_inputs(
+    text: TextConfig, span: ChunkSpan, length: int, masks: tuple[TensorSpec, ...]
 ) -> tuple[TensorSpec, ...]:
-    per_layer = text.per_layer_width
+    """What every call of a chunk with `length` positions takes: hidden states, masks, per-layer inputs, RoPE rows."""
     sliding, full = text.head_dim, text.global_head_dim
-    common = (
+    per_layer = "per_layer_raw" if span.computes_ple else "per_layer_combined"
+    return (
         TensorSpec("hidden_states", (1, length, text.hidden_size)),
-        TensorSpec("causal_mask_full", (1, 1, length, context)),
-        TensorSpec("causal_mask_sliding", (1, 1, length, text.sliding_window)),
-        *((write,) if write else ()),
-        TensorSpec("per_layer_raw" if span.computes_ple else "per_layer_combined", (1, length, per_layer)),
+        *masks,
+        TensorSpec(per_layer, (1, length, text.per_layer_width)),
         TensorSpec("cos_s", (1, 1, length, sliding)),
         TensorSpec("sin_s", (1, 1, length, sliding)),
         TensorSpec("cos_f", (1, 1, length, full)),
         TensorSpec("sin_f", (1, 1, length, full)),
     )
-    caches = _cache_specs(text, span, context, "_in")
-    return common + caches + (_shared_kv_specs(text, context) if span.takes_shared_kv else ())
 
 
-def decode_spec(text: TextConfig, span: ChunkSpan, context: int, name: str = DECODE) -> FunctionSpec:
-    """One token: caches in, caches out.
+def logits_spec(text: TextConfig, length: int) -> TensorSpec:
+    """Softcapped logits of every position; an extra output of a head's variant."""
+    return TensorSpec("logits", (1, length, text.vocab_size))
+
+
+def _cached_inputs(
+    text: TextConfig, span: ChunkSpan, context: int, length: int, write: TensorSpec | None
+) -> tuple[TensorSpec, ...]:
+    masks = (
+        TensorSpec("causal_mask_full", (1, 1, length, context)),
+        TensorSpec("causal_mask_sliding", (1, 1, length, text.sliding_window)),
+        *((write,) if write else ()),
+    )
+    caches = cache_specs(text, span, context, "_in")
+    shared = shared_kv_specs(text, text.sliding_window, context) if span.takes_shared_kv else ()
+    return call_inputs(text, span, length, masks) + caches + shared
+
+
+def decode_spec(
+    text: TextConfig, span: ChunkSpan, context: int, name: str = DECODE, *, logits: bool = False
+) -> FunctionSpec:
+    """One token: caches in, caches out. With `logits`, a head also gives those.
 
     `update_mask` is an input of every chunk, also of those that write no cache: the engine passes it to all.
     """
     hidden = TensorSpec("hidden_states_out", (1, 1, text.hidden_size))
-    per_layer = text.per_layer_width
     outputs: tuple[TensorSpec, ...]
     if span.has_head:
         outputs = (TensorSpec("token_id", (1,), "int32"), TensorSpec("token_logit", (1,)), hidden)
+        outputs += (logits_spec(text, 1),) if logits else ()
     else:
-        outputs = (hidden, *_cache_specs(text, span, context, "_out"))
+        outputs = (hidden, *cache_specs(text, span, context, "_out"))
         if span.computes_ple:
-            outputs += (TensorSpec("per_layer_combined_out", (1, 1, per_layer)),)
+            outputs += (TensorSpec("per_layer_combined_out", (1, 1, text.per_layer_width)),)
         if span.emits_shared_kv:
-            outputs += _shared_kv_specs(text, context)
+            outputs += shared_kv_specs(text, text.sliding_window, context)
     update_mask = TensorSpec("update_mask", (1, 1, context, 1))
-    return FunctionSpec(name, _inputs(text, span, context, 1, update_mask), outputs)
+    return FunctionSpec(name, _cached_inputs(text, span, context, 1, update_mask), outputs)
 
 
-def verify_spec(text: TextConfig, span: ChunkSpan, context: int, length: int, name: str = VERIFY) -> FunctionSpec:
-    """`length` drafted tokens at once: caches in, only the new positions out.
+def verify_spec(
+    text: TextConfig, span: ChunkSpan, context: int, length: int, name: str = VERIFY, *, logits: bool = False
+) -> FunctionSpec:
+    """`length` drafted tokens at once: caches in, only the new positions out. With `logits`, a head also gives those.
 
     The engine commits the accepted prefix of the `new_*` slices itself. `kv13_*` and `kv14_*` include all
     drafted positions and live for this one call.
     """
     hidden = TensorSpec("hidden_states_out", (1, length, text.hidden_size))
-    per_layer = text.per_layer_width
     outputs: tuple[TensorSpec, ...]
     if span.has_head:
         outputs = (TensorSpec("token_ids", (1, length), "int32"), hidden)
+        outputs += (logits_spec(text, length),) if logits else ()
     else:
-        combined = TensorSpec("per_layer_combined_out", (1, length, per_layer))
-        outputs = (hidden, *((combined,) if span.computes_ple else ()), *_slice_specs(text, span, length))
+        combined = TensorSpec("per_layer_combined_out", (1, length, text.per_layer_width))
+        outputs = (hidden, *((combined,) if span.computes_ple else ()), *slice_specs(text, span, length))
         if span.emits_shared_kv:
-            outputs += _shared_kv_specs(text, context)
+            outputs += shared_kv_specs(text, text.sliding_window, context)
     owns = bool(span.sliding or span.full)
     indicator = TensorSpec("update_indicator", (1, 1, context, length)) if owns else None
-    return FunctionSpec(name, _inputs(text, span, context, length, indicator), outputs)
+    return FunctionSpec(name, _cached_inputs(text, span, context, length, indicator), outputs)

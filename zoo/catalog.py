@@ -10,7 +10,7 @@ from pathlib import Path
 from zoo.errors import InvalidDocument, UnknownEntry
 from zoo.lock import Lock, load_lock, lock_path
 from zoo.manifest import REPO_TOP, Component, Manifest, Modality, Role, load_manifest
-from zoo.paths import check_no_clashes, model_folder, path_pattern, strip_model_suffix
+from zoo.paths import check_no_clashes, matches_absent
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +103,7 @@ class Entry:
 
     def must_be_absent(self, path: str) -> bool:
         """Whether bundle path `path` must not lie in the entry's folder, because the app's engine would take it."""
-        if not self.manifest.absent:
-            return False
-        name = strip_model_suffix(model_folder(path) or path)
-        return any(path_pattern(pattern).fullmatch(name) for pattern in self.manifest.absent)
+        return matches_absent(path, self.manifest.absent)
 
     def modalities(self) -> tuple[Modality, ...]:
         """The kinds of input the entry takes, text first."""

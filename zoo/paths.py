@@ -147,6 +147,12 @@ def strip_model_suffix(path: str) -> str:
     return path
 
 
+def matches_absent(path: str, patterns: Iterable[str]) -> bool:
+    """Whether `path` is what a manifest's `absent` patterns name: a file, or part of a model of either kind."""
+    name = strip_model_suffix(model_folder(path) or path)
+    return any(path_pattern(pattern).fullmatch(name) for pattern in patterns)
+
+
 @cache
 def path_pattern(pattern: str) -> re.Pattern[str]:
     """What `pattern` matches, by `fullmatch`: itself, where `*` stands for any characters but `/`."""

@@ -57,8 +57,8 @@ def ls(
 def _installations(models: Path, catalog: Catalog) -> list[Installation]:
     """Everything that receipts under `models` say is installed, in picker order, strangers last."""
     from zoo.receipt import load_receipt
-    from zoo.report.installed import Installation, freshness, missing_files
-    from zoo.transfer.verify import installed_entries
+    from zoo.report.installed import Installation, forbidden_in, freshness, missing_files
+    from zoo.transfer.verify import absent_patterns, installed_entries
 
     order = {entry.id: number for number, entry in enumerate(catalog.entries)}
     found = []
@@ -66,7 +66,7 @@ def _installations(models: Path, catalog: Catalog) -> list[Installation]:
         receipt = load_receipt(folder)
         record = receipt.entries[name]
         others = tuple(sorted(receipt.entries.keys() - {name}))
-        found.append(
-            Installation(name, folder, record, freshness(name, record, catalog), missing_files(folder, record), others)
-        )
+        missing = missing_files(folder, record)
+        unwanted = forbidden_in(folder, absent_patterns(name, catalog))
+        found.append(Installation(name, folder, record, freshness(name, record, catalog), missing, unwanted, others))
     return sorted(found, key=lambda one: (order.get(one.entry, len(order)), one.entry, str(one.folder)))

@@ -167,14 +167,17 @@ def _selection(only: list[str] | None, without: list[str] | None, everything: bo
 
 def _ask(plan: PullPlan, *, yes: bool) -> None:
     """Have it confirmed that something goes away."""
+    from zoo.plan.pull import FORBIDDEN_STRANGER
     from zoo.report.text import plural
 
     if not plan.needs_consent:
         return
+    foreign = sum(delete.reason == FORBIDDEN_STRANGER for delete in plan.deletes)
+    whose = " that zoo did not install" if foreign == len(plan.deletes) else f", {foreign} not installed by zoo,"
     what = " and ".join(
         text
         for count, text in (
-            (len(plan.deletes), f"delete {plural(len(plan.deletes), 'file')}"),
+            (len(plan.deletes), f"delete {plural(len(plan.deletes), 'file')}" + (whose if foreign else "")),
             (len(plan.replaces), f"replace {plural(len(plan.replaces), 'file')} that zoo did not install"),
         )
         if count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,7 +97,17 @@ def repair(
         sources = providers(reuse, from_, models_directory(models), build, where)
         reports.append(_repair_folder(_Order(where, tuple(chosen), full, catalog, sources), how))
     if not text:
-        print_json({"good": all(report["good"] for report in reports), "folders": reports})
+        print_json({"good": all(one["good"] for one, _ in reports), "folders": [one for one, _ in reports]})
+    _raise_if_unwanted([verdict for _, verdicts in reports for verdict in verdicts], folder)
+
+
+def _raise_if_unwanted(verdicts: list[Verdict], folder: Path | None) -> None:
+    """Say what stays although it must not be there: a repair deletes nothing."""
+    from zoo.report.verify import bad_line, way_out
+
+    left = [replace(verdict, findings=verdict.forbidden) for verdict in verdicts if verdict.forbidden]
+    if left:
+        raise CheckFailed(bad_line(left), hint=way_out(left, folder))
 
 
 @dataclass(frozen=True)
@@ -111,8 +121,8 @@ class _Order:
     providers: list[Provider]
 
 
-def _repair_folder(order: _Order, how: How) -> dict[str, Any]:
-    """Verify, show, fetch, verify again; returns the folder's part of the JSON report."""
+def _repair_folder(order: _Order, how: How) -> tuple[dict[str, Any], tuple[Verdict, ...]]:
+    """Verify, show, fetch, verify again; returns the folder's part of the JSON report, and what was found."""
     from zoo.digests import DigestCache
     from zoo.folder import folder_lock
     from zoo.plan.pull import plan_json
@@ -129,19 +139,20 @@ def _repair_folder(order: _Order, how: How) -> dict[str, Any]:
         found = _look(order, how, cache)
         report: dict[str, Any] = {
             "folder": str(folder),
-            "good": found.plan is None,
+            "good": all(verdict.good for verdict in found.verdicts),
             "entries": [verdict.as_json() for verdict in found.verdicts],
         }
         _show(found, folder, how)
         if found.plan is None:
-            return report
+            return report, found.verdicts
         report["plan"] = plan_json(found.plan, str(folder))
         if how.dry_run:
-            return report
+            return report, found.verdicts
         result = fetch(found.plan, folder, how, cache)
         _check_again(order, cache)
     _show_result(found, result, how)
-    return report | {"good": True, "result": result.as_json()}
+    good = not any(verdict.forbidden for verdict in found.verdicts)
+    return report | {"good": good, "result": result.as_json()}, found.verdicts
 
 
 def _look(order: _Order, how: How, cache: DigestCache) -> Repair:
@@ -163,7 +174,7 @@ def _check_again(order: _Order, cache: DigestCache) -> None:
     from zoo.transfer.verify import Reading, verify_folder
 
     verdicts: list[Verdict] = verify_folder(order.folder, order.entries, order.catalog, Reading(cache))
-    wrong = [finding.path for verdict in verdicts for finding in verdict.findings]
+    wrong = [finding.path for verdict in verdicts for finding in verdict.wrong]
     if wrong:
         raise CheckFailed(
             f"{order.folder}: {wrong[0]} is wrong again", hint="somebody else is changing it, or the disk is failing"

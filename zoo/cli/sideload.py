@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -132,12 +132,13 @@ def _sideload(place: Path, lock_file: Path | None, names: _Names, how: _How) -> 
         check_target(Target(names.device, names.app, folder))
     target = check_target(Target(_device(names.device, how), names.app, folder))
     bundle = _read(place, lock, quiet=how.quiet)
+    absent = _absent(bundle.entries, names.zoo)
     ledger_file = ledger_path(cache_directory(), target)
     with contextlib.ExitStack() as stack:
         if how.run:
             stack.enter_context(device_lock(cache_directory(), target))
         ledger = load_ledger(ledger_file, target)
-        plan = _plan(bundle, target, ledger, how)
+        plan = _plan(bundle, target, ledger, how, absent)
         if how.text:
             print_report(plan_text(plan))
         if not how.run:
@@ -189,7 +190,24 @@ def _read(place: Path, lock: Lock | None, *, quiet: bool) -> Bundle:
     return bundle
 
 
-def _plan(bundle: Bundle, target: Target, ledger: Mapping[str, Copied], how: _How) -> SideloadPlan:
+def _absent(entries: Iterable[str], zoo: Path | None) -> tuple[str, ...]:
+    """What the manifests of the entries say must not lie beside them; a bundle can be copied without manifests."""
+    from zoo.catalog import load_catalog
+    from zoo.errors import ZooError
+    from zoo.locations import zoo_directory
+    from zoo.transfer.verify import absent_patterns
+
+    try:
+        catalog = load_catalog(zoo_directory(zoo))
+    except ZooError as error:
+        say(f"note: {error.message}; what must not be on the device is not known")
+        return ()
+    return tuple(pattern for entry in entries for pattern in absent_patterns(entry, catalog))
+
+
+def _plan(
+    bundle: Bundle, target: Target, ledger: Mapping[str, Copied], how: _How, absent: tuple[str, ...]
+) -> SideloadPlan:
     from zoo.plan.sideload import SideloadRequest, plan_sideload
     from zoo.transfer.device import list_target, load_listing
 
@@ -201,6 +219,7 @@ def _plan(bundle: Bundle, target: Target, ledger: Mapping[str, Copied], how: _Ho
         whole_models=bundle.whole_models,
         trust_size=how.trust_size,
         everything=how.everything,
+        absent=absent,
     )
     listing = load_listing(how.listing, target) if how.listing is not None else list_target(target)
     return plan_sideload(request, listing, ledger)

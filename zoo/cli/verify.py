@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from zoo.cli.output import print_json, print_report, say
 from zoo.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
+    from zoo.catalog import Catalog
     from zoo.plan.verify import Verdict
     from zoo.transfer.verify import Reading
 
@@ -42,7 +44,8 @@ def verify(
 ) -> None:
     """Check that installed bytes are what their lock says; exit with 1 if they are not.
 
-    The first time every byte is read; after that only files that changed. `zoo pull` repairs what is wrong.
+    The first time every byte is read; after that only files that changed. `zoo repair` brings back what is wrong;
+    `zoo pull` also deletes what must not be there.
 
     \b
     Examples:
@@ -63,7 +66,7 @@ def verify(
     with DigestCache.default() as cache, progress_display("Reading", unit="bytes", quiet=quiet) as progress:
         reading = Reading(cache, full, progress)
         if lock is not None and folder is not None:
-            verdicts = [verify_lock(folder, lock, reading)]
+            verdicts = [verify_lock(folder, lock, reading, _catalog(zoo))]
         else:
             verdicts = _installed(entries or [], folder, models, zoo, reading)
     seconds = time.monotonic() - begin
@@ -74,7 +77,7 @@ def verify(
         )
     elif verdicts:
         print_report(verdicts_text(verdicts, seconds))
-    _raise_if_bad(verdicts, repairable=lock is None)
+    _raise_if_bad(verdicts, folder, installed=lock is None)
 
 
 def _installed(
@@ -105,28 +108,22 @@ def _installed(
     return [verdict for where, found in by_folder.items() for verdict in verify_folder(where, found, catalog, reading)]
 
 
-def _raise_if_bad(verdicts: list[Verdict], *, repairable: bool) -> None:
-    from zoo.report.text import plural
+def _catalog(zoo: Path | None) -> Catalog | None:
+    """The catalog, for what must not lie beside the lock's files; a lock does without one."""
+    from zoo.catalog import load_catalog
+    from zoo.errors import ZooError
+    from zoo.locations import zoo_directory
+
+    with contextlib.suppress(ZooError):
+        return load_catalog(zoo_directory(zoo))
+    return None
+
+
+def _raise_if_bad(verdicts: list[Verdict], folder: Path | None, *, installed: bool) -> None:
+    from zoo.report.verify import bad_line, way_out
 
     bad = [verdict for verdict in verdicts if not verdict.good]
     if not bad:
         return
-    count = len({(verdict.folder, finding.path) for verdict in bad for finding in verdict.findings})
-    names = " and ".join(verdict.name for verdict in bad)
-    hint = " && ".join(f"zoo pull {name}" for name in _repairers(bad)) if repairable else None
-    raise CheckFailed(
-        f"{names}: {plural(count, 'file')} {'is' if count == 1 else 'are'} not as locked",
-        hint=hint and f"{hint} repairs just that",
-    )
-
-
-def _repairers(bad: list[Verdict]) -> list[str]:
-    """Entries whose pulls repair everything; files of a shared folder need one of its entries only."""
-    chosen = []
-    covered: set[tuple[str, str]] = set()
-    for verdict in sorted(bad, key=lambda verdict: -len(verdict.findings)):
-        broken = {(verdict.folder, finding.path) for finding in verdict.findings}
-        if not broken <= covered:
-            chosen.append(verdict.name)
-            covered |= broken
-    return chosen
+    by_hand = "delete what must not be there" if any(verdict.forbidden for verdict in bad) else None
+    raise CheckFailed(bad_line(bad), hint=way_out(bad, folder) if installed else by_hand)

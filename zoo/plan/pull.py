@@ -14,11 +14,17 @@ from typing import Any
 from zoo.errors import Conflict, HubError
 from zoo.folder import FolderFile, FolderState, orphans
 from zoo.lock import Lock, LockedFile, lock_digest
+from zoo.paths import matches_absent
+from zoo.plan.absent import forbidden
 from zoo.plan.actions import Action, Delete, Fetch, Keep, Link, actions_json, changes
 from zoo.receipt import Installed, Receipt, ReceiptFile
 from zoo.report.sizes import human_bytes
 from zoo.report.text import plural
 from zoo.selection import Selection
+
+FORBIDDEN = "must be absent: the app would take it"
+FORBIDDEN_STRANGER = "must be absent: the app would take it; zoo did not install it"
+"""Why a file goes that the entry's folder must not hold."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class PullRequest:
         files: the files of the lock that the selection keeps.
         selection: recorded in the receipt.
         others: the current locks of other entries that may be installed in the same folder, by id.
+        absent: what must not lie in the folder (`Manifest.absent`).
+        absent_for: what must not lie there for other entries, by id.
         repairs: only put bytes back that should be there; nothing is deleted and the receipt stays as it is.
     """
 
@@ -39,6 +47,8 @@ class PullRequest:
     files: tuple[LockedFile, ...]
     selection: Selection = field(default_factory=Selection)
     others: Mapping[str, Lock] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    absent_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     repairs: bool = False
 
 
@@ -110,13 +120,14 @@ def plan_pull(
         candidates: absolute paths elsewhere on this disk by sha256, proven to have it, best first.
 
     Raises:
-        Conflict: another installed entry needs other bytes at the same path, or something that is not a file is in
-            the way.
+        Conflict: another installed entry needs other bytes at the same path or has what must be absent, or
+            something that is not a file is in the way.
         HubError: bytes are needed that are published nowhere.
     """
     wanted = {file.path: file for file in request.files}
     notes = _check_partners(request, state)
     _check_obstacles(wanted, state)
+    _check_absent(request, state)
     actions: list[Action] = []
     for group in _by_content(request.files):
         actions.extend(_decide(group, state, candidates or {}))
@@ -132,7 +143,7 @@ def plan_pull(
     return PullPlan(
         request=request,
         actions=(*ordered, *deletes),
-        notes=(*notes, *_notes(request, state, wanted, replaces)),
+        notes=(*notes, *_notes(request, state, deletes, replaces)),
         replaces=replaces,
         unused_partials=_unused_partials(request, state),
     )
@@ -251,6 +262,29 @@ def _check_obstacles(wanted: Mapping[str, LockedFile], state: FolderState) -> No
             parent = parent.rpartition("/")[0]
 
 
+def _check_absent(request: PullRequest, state: FolderState) -> None:
+    """Refuse two installed entries of which one has what the other must not find."""
+    owners = state.receipt.without_entry(request.entry).owners()
+    for path in forbidden(request.absent, state.files):
+        if path in owners:
+            owner = owners[path][0]
+            current = request.others.get(owner)
+            dropped = current is not None and path not in current.by_path()
+            way_out = f"`zoo pull {owner}` drops it" if dropped else f"`zoo remove {owner}` removes it"
+            raise Conflict(
+                f"{request.entry} must not find {path} in its folder, and {owner}, which is installed there, has it",
+                hint=f"{way_out}; or install {request.entry} with --models DIR",
+            )
+    for partner in sorted(state.receipt.entries.keys() - {request.entry}):
+        unwanted = [f.path for f in request.files if matches_absent(f.path, request.absent_for.get(partner, ()))]
+        if unwanted:
+            raise Conflict(
+                f"{partner}, which is installed in the same folder, must not find {unwanted[0]} there,"
+                f" and {request.entry} has it",
+                hint=f"install {request.entry} with --models DIR, or `zoo remove {partner}` first",
+            )
+
+
 def _check_published(request: PullRequest, actions: Iterable[Action]) -> None:
     nowhere = [a.path for a in actions if isinstance(a, Fetch) and a.size > 0 and not a.file.sources]
     if nowhere:
@@ -270,26 +304,29 @@ def _where_else(request: PullRequest) -> str:
 
 
 def _deletes(request: PullRequest, state: FolderState, wanted: Mapping[str, LockedFile]) -> list[Delete]:
-    installed = state.receipt.entries.get(request.entry)
-    if installed is None or request.repairs:
+    if request.repairs:
         return []
     others = state.receipt.without_entry(request.entry).owners()
     # A path that differs in letter case alone may be the same file on this file system.
     needed = {path.casefold() for path in (*wanted, *others)}
+    unwanted = forbidden(request.absent, state.files, state.folders)
     in_lock = request.lock.by_path()
+    reasons = dict.fromkeys(unwanted, FORBIDDEN_STRANGER)
+    installed = state.receipt.entries.get(request.entry)
+    for file in installed.files if installed is not None else ():
+        if file.path in unwanted:
+            reasons[file.path] = FORBIDDEN
+        elif file.path in state.files:
+            reasons[file.path] = "not selected" if file.path in in_lock else "no longer part of the entry"
     return [
-        Delete(
-            file.path,
-            state.files[file.path].size,
-            "not selected" if file.path in in_lock else "no longer part of the entry",
-        )
-        for file in sorted(installed.files, key=lambda file: file.path)
-        if file.path.casefold() not in needed and file.path in state.files
+        Delete(path, state.files[path].size if path in state.files else 0, reason)
+        for path, reason in sorted(reasons.items())
+        if path.casefold() not in needed
     ]
 
 
 def _notes(
-    request: PullRequest, state: FolderState, wanted: Mapping[str, LockedFile], replaces: tuple[str, ...]
+    request: PullRequest, state: FolderState, deletes: Iterable[Delete], replaces: tuple[str, ...]
 ) -> list[str]:
     notes = []
     unknown = sum(file.sha256 is None for file in request.files)
@@ -300,7 +337,14 @@ def _notes(
         )
     if replaces:
         notes.append(f"{plural(len(replaces), 'file')} that zoo did not install will be replaced: {_some(replaces)}")
-    strangers = orphans(state, wanted)
+    going = [delete.path for delete in deletes]
+    foreign = tuple(delete.path for delete in deletes if delete.reason == FORBIDDEN_STRANGER)
+    if foreign:
+        notes.append(
+            f"{plural(len(foreign), 'file')} that zoo did not install must not be there and will be deleted:"
+            f" {_some(foreign)}"
+        )
+    strangers = orphans(state, (*(file.path for file in request.files), *going))
     if strangers:
         size = sum(file.size for file in strangers.values())
         notes.append(

@@ -24,7 +24,7 @@ def repair_request(
         expected: the files each of them should have.
         locks: where bytes can be had: any lock that has the digest will do.
     """
-    bad = [verdict.name for verdict in verdicts if not verdict.good]
+    bad = [verdict.name for verdict in verdicts if verdict.wrong]
     if not bad:
         return None
     sources = _sources(locks)

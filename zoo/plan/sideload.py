@@ -8,12 +8,13 @@ to believe sizes. Nothing is ever deleted, because nothing can be.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from zoo.errors import Conflict
 from zoo.paths import STATE_DIRECTORY, model_folder
+from zoo.plan.absent import forbidden
 from zoo.plan.actions import Keep
 from zoo.plan.device_commands import Target, copy_command, list_command
 
@@ -78,6 +79,7 @@ class SideloadRequest:
             nothing else.
         trust_size: believe that a file of the right size has the right bytes.
         everything: copy every file, whatever the device lists.
+        absent: what must not lie there (`Manifest.absent` of the entries).
     """
 
     target: Target
@@ -87,6 +89,7 @@ class SideloadRequest:
     whole_models: frozenset[str] = frozenset()
     trust_size: bool = False
     everything: bool = False
+    absent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,7 @@ class SideloadPlan:
 
 KEPT_COPIED = "copied by zoo, unchanged since"
 KEPT_SIZE = "same size; bytes not compared"
+FORBIDDEN = "must be absent: the app would take it; remove it first"
 FOREIGN_MODEL = "a model that is not of the bundle; the app picks models by which are there"
 
 
@@ -178,7 +182,7 @@ def plan_sideload(
         else:
             needed[file.path] = why_copy
     copies = _copies(request, needed, {keep.path for keep in keeps})
-    orphans = _orphans(listing, {file.path for file in request.files})
+    orphans = _orphans(listing, {file.path for file in request.files}, request.absent)
     return SideloadPlan(
         request=request,
         copies=copies,
@@ -230,11 +234,13 @@ def _ignored(path: str) -> bool:
     return path.startswith(STATE_DIRECTORY + "/") or name in _LITTER or name.startswith("._")
 
 
-def _orphans(listing: DeviceListing, wanted: set[str]) -> tuple[Orphan, ...]:
+def _orphans(listing: DeviceListing, wanted: set[str], absent: Sequence[str]) -> tuple[Orphan, ...]:
+    """What is left over, what must not be there first."""
     models = {model for path in wanted if (model := model_folder(path)) is not None}
-    found = []
+    unwanted = forbidden(absent, listing.files, listing.folders)
+    found = [Orphan(path, size, FORBIDDEN) for path, size in unwanted.items() if path not in wanted]
     for path, file in sorted(listing.files.items()):
-        if path not in wanted and not _ignored(path):
+        if path not in wanted and path not in unwanted and not _ignored(path):
             found.append(Orphan(path, file.size, _orphan_reason(path, file, models)))
     return tuple(found)
 
@@ -280,6 +286,11 @@ def _notes(
         )
     if any(file.sha256 is None for file in request.files):
         notes.append("the lock is provisional: even here the bytes could be checked by size alone")
+    if any(orphan.reason == FORBIDDEN for orphan in orphans):
+        notes.append(
+            "the app routes by which files exist: with what must be absent on the device, the bundle does not run as"
+            " itself"
+        )
     if orphans:
         notes.append(
             "devicectl cannot delete: what is left over goes only with the app, or if the app deletes it itself"

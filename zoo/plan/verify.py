@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from zoo.folder import FolderFile, FolderState, orphans
 from zoo.lock import LockedFile
 from zoo.paths import model_folder
+from zoo.plan.absent import forbidden
 from zoo.receipt import ReceiptFile
 
-Problem = Literal["missing", "size", "digest", "not a file"]
+Problem = Literal["missing", "size", "digest", "not a file", "must be absent"]
 
 Expected = LockedFile | ReceiptFile
 """Both say path, size and sha256."""
@@ -19,25 +20,29 @@ Expected = LockedFile | ReceiptFile
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One file that is not as it should be.
+    """One file that is not as it should be, or one file or model folder that should not be there.
 
     Attributes:
         path: bundle path.
-        problem: `missing`, `size`, `digest`, or `not a file` (a link or a folder is there).
-        expected_size, expected_sha256: what it should be; no digest in a provisional lock.
+        problem: `missing`, `size`, `digest`, `not a file` (a link or a folder is there), or `must be absent`.
+        expected_size, expected_sha256: what it should be; no digest in a provisional lock, nothing if it must be
+            absent.
         found_size, found_sha256: what it is; None if it is not there or its size is wrong already.
+        owners: installed entries that own what must be absent.
     """
 
     path: str
     problem: Problem
-    expected_size: int
+    expected_size: int | None
     expected_sha256: str | None
     found_size: int | None = None
     found_sha256: str | None = None
+    owners: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """For programs; see docs/verify.md."""
-        return {
+        whose = {"owners": list(self.owners)} if self.problem == "must be absent" else {}
+        return whose | {
             "path": self.path,
             "problem": self.problem,
             "expected": {"size": self.expected_size, "sha256": self.expected_sha256},
@@ -74,6 +79,16 @@ class Verdict:
         """Nothing is wrong. Warnings do not count."""
         return not self.findings
 
+    @property
+    def wrong(self) -> tuple[Finding, ...]:
+        """Files that are not as they should be: what a repair brings back."""
+        return tuple(finding for finding in self.findings if finding.problem != "must be absent")
+
+    @property
+    def forbidden(self) -> tuple[Finding, ...]:
+        """What must not be there: what somebody has to delete."""
+        return tuple(finding for finding in self.findings if finding.problem == "must be absent")
+
     def as_json(self) -> dict[str, Any]:
         """For programs; see docs/verify.md."""
         return {
@@ -90,7 +105,13 @@ class Verdict:
 
 
 def judge(
-    name: str, folder: str, expected: Iterable[Expected], state: FolderState, *, warnings: Iterable[str] = ()
+    name: str,
+    folder: str,
+    expected: Iterable[Expected],
+    state: FolderState,
+    *,
+    absent: Sequence[str] = (),
+    warnings: Iterable[str] = (),
 ) -> Verdict:
     """Compare what should be with what is.
 
@@ -99,6 +120,7 @@ def judge(
         folder: where it lies, for the report.
         expected: the files it should have.
         state: what the folder holds; files with the size of an expected one have proven digests.
+        absent: what must not lie there (`Manifest.absent`).
         warnings: what the caller noticed.
     """
     wanted = {file.path: file for file in expected}
@@ -112,10 +134,23 @@ def judge(
         files=len(wanted),
         size=sum(file.size for file in wanted.values()),
         unverifiable=sum(file.sha256 is None for file in wanted.values()),
-        findings=findings,
+        findings=(*findings, *_forbidden(absent, state)),
         broken_models=tuple(broken),
         warnings=tuple(warnings),
     )
+
+
+def _forbidden(absent: Sequence[str], state: FolderState) -> Iterable[Finding]:
+    """One finding for a file or model folder that must not be there."""
+    owners = state.receipt.owners()
+    units: dict[str, list[str]] = {}
+    found = forbidden(absent, state.files, state.folders)
+    for path in found:
+        units.setdefault(model_folder(path) or path, []).append(path)
+    for unit, paths in units.items():
+        whose = dict.fromkeys(owner for path in paths for owner in owners.get(path, ()))
+        size = sum(found[path] or 0 for path in paths)
+        yield Finding(unit, "must be absent", None, None, size, owners=tuple(sorted(whose)))
 
 
 def _find(file: Expected, files: Mapping[str, FolderFile], folders: frozenset[str]) -> Finding | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from zoo.catalog import Catalog
 from zoo.lock import lock_digest
+from zoo.paths import model_folder
+from zoo.plan.absent import forbidden
 from zoo.receipt import Installed
 from zoo.report.sizes import human_bytes
 from zoo.report.text import columns, paint, plural
@@ -27,6 +29,7 @@ class Installation:
         installed: its part of the folder's receipt.
         freshness: its lock against the zoo's.
         missing: owned files that are not there, or have another size. Digests are `zoo verify`'s work.
+        forbidden: files and model folders that must not lie in its folder, because the app would take them.
         shared_with: other entries installed in the same folder.
     """
 
@@ -35,6 +38,7 @@ class Installation:
     installed: Installed
     freshness: Freshness
     missing: tuple[str, ...]
+    forbidden: tuple[str, ...]
     shared_with: tuple[str, ...]
 
     @property
@@ -68,6 +72,19 @@ def missing_files(folder: Path, installed: Installed) -> tuple[str, ...]:
     return tuple(file.path for file in installed.files if not _is_there(folder / file.path, file.size))
 
 
+def forbidden_in(folder: Path, absent: Sequence[str]) -> tuple[str, ...]:
+    """Files and model folders in `folder` that match the `absent` patterns of a manifest; nothing is read.
+
+    Raises:
+        DiskError: a folder cannot be read.
+    """
+    from zoo.folder import list_folder  # plain `zoo ls` lists no folder and should not wait for it
+
+    if not absent:
+        return ()
+    return tuple(dict.fromkeys(model_folder(path) or path for path in forbidden(absent, *list_folder(folder))))
+
+
 def _is_there(path: Path, size: int) -> bool:
     try:
         return path.is_file() and not path.is_symlink() and path.stat().st_size == size
@@ -89,6 +106,7 @@ def installed_json(models: Path, found: Iterable[Installation]) -> dict[str, Any
                 "without": list(one.installed.without),
                 "state": one.freshness,
                 "missing": list(one.missing),
+                "must_be_absent": list(one.forbidden),
                 "shares_folder_with": list(one.shared_with),
             }
             for one in found
@@ -109,7 +127,7 @@ def installed_text(models: Path, found: Iterable[Installation]) -> str:
             human_bytes(one.size),
             f"{len(one.installed.files):,}",
             one.freshness,
-            paint(f"{plural(len(one.missing), 'file')} missing", "red") if one.missing else "",
+            paint(_trouble(one), "red") if one.missing or one.forbidden else "",
         )
         for one in listed
     ]
@@ -124,4 +142,16 @@ def installed_text(models: Path, found: Iterable[Installation]) -> str:
         for one in listed
         if one.missing or one.freshness == "outdated"
     ]
+    lines += [
+        f"{paint('note:', 'yellow')} {one.entry}: {', '.join(one.forbidden)} must not be in its folder, the app would"
+        f" take it; `zoo verify {one.entry}` says what to do"
+        for one in listed
+        if one.forbidden
+    ]
     return "\n".join(lines)
+
+
+def _trouble(one: Installation) -> str:
+    missing = f"{plural(len(one.missing), 'file')} missing" if one.missing else ""
+    unwanted = f"{len(one.forbidden)} must not be there" if one.forbidden else ""
+    return ", ".join(text for text in (missing, unwanted) if text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zoo.paths import model_folder
 from zoo.plan.device_commands import list_command
-from zoo.plan.sideload import FOREIGN_MODEL, KEPT_COPIED, Orphan, SideloadPlan
+from zoo.plan.sideload import FORBIDDEN, FOREIGN_MODEL, KEPT_COPIED, Orphan, SideloadPlan
 from zoo.report.sizes import human_bytes
 from zoo.report.text import columns, paint, plural
 
@@ -61,7 +61,7 @@ def orphans_lines(orphans: Sequence[Orphan]) -> list[str]:
     """
     groups: dict[tuple[str, str], list[Orphan]] = {}
     for orphan in orphans:
-        name = model_folder(orphan.path) if orphan.reason == FOREIGN_MODEL else None
+        name = model_folder(orphan.path) if orphan.reason in (FOREIGN_MODEL, FORBIDDEN) else None
         groups.setdefault((name or orphan.path, orphan.reason), []).append(orphan)
     lines = []
     for (name, reason), group in list(groups.items())[:MOST_ORPHANS]:

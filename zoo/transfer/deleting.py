@@ -22,7 +22,8 @@ def delete_files(folder: Path, paths: Iterable[str]) -> list[str]:
 
     Args:
         folder: an installed folder.
-        paths: as `list_folder` gives them. What is not there any more is gone already.
+        paths: as `list_folder` gives them, or model folders without a file. What is not there any more is gone
+            already.
 
     Raises:
         OSError: no permission; what was not deleted yet is whole.
@@ -35,7 +36,7 @@ def delete_files(folder: Path, paths: Iterable[str]) -> list[str]:
     targets = {path: found_in(folder, path) for group in units.values() for path in group}
     for unit, group in sorted(units.items()):
         whole = found_in(folder, unit)
-        if unit != group[0] and whole.is_dir() and _nothing_else(whole, unit, group):
+        if whole.is_dir() and not whole.is_symlink() and _nothing_else(whole, unit, group):
             _move_away(folder, whole, unit)
             remove_empty_parents(folder, whole)
             continue

@@ -76,7 +76,9 @@ def pull_request(
         for other in catalog.in_folder(entry.manifest.folder)
         if other.id != entry.id and other.lock is not None
     }
-    return PullRequest(entry.id, lock, files, selection, others), tuple(remarks)
+    absent_for = {other.id: other.manifest.absent for other in catalog.entries if other.id in receipt.entries}
+    request = PullRequest(entry.id, lock, files, selection, others, entry.manifest.absent, absent_for)
+    return request, tuple(remarks)
 
 
 def words(selection: Selection) -> str:

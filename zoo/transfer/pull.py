@@ -39,7 +39,7 @@ from zoo.paths import model_folder
 from zoo.plan.actions import Keep, Link
 from zoo.plan.pull import PullPlan, partial_name, receipt_after
 from zoo.receipt import load_receipt, save_receipt
-from zoo.transfer.deleting import RECOGNITION_FILES, delete_file
+from zoo.transfer.deleting import RECOGNITION_FILES, delete_files
 from zoo.transfer.http import Fetcher, Stopped
 
 DEFAULT_JOBS = 4
@@ -146,7 +146,7 @@ def carry_out(
     """
     begin = time.monotonic()
     work = _Work(plan, folder, fetcher, stop or threading.Event(), cache, progress or Silent(), link, max(1, jobs))
-    targets = {action.path: place_in(folder, action.path) for action in plan.actions}
+    targets = {action.path: place_in(folder, action.path) for action in plan.actions if action.kind != "delete"}
     try:
         check_state_directory(folder)
         check_space(folder, needed_bytes(plan, folder, link))
@@ -155,7 +155,7 @@ def carry_out(
         work.result.fetch_seconds = time.monotonic() - begin
         _stage(work)
         _commit(work, targets)
-        _delete(work, targets)
+        work.result.deleted = delete_files(folder, [action.path for action in plan.deletes])
         _finish(work)
     except OSError as error:
         raise DiskError(f"{error.filename2 or error.filename or folder}: {error.strerror or error}") from None
@@ -355,13 +355,7 @@ def _flush(path: Path) -> None:
             os.close(handle)
 
 
-# 4. Delete, receipt
-
-
-def _delete(work: _Work, targets: Mapping[str, Path]) -> None:
-    for action in work.plan.deletes:
-        delete_file(work.folder, targets[action.path])
-        work.result.deleted.append(action.path)
+# 4. Receipt
 
 
 def _finish(work: _Work) -> None:

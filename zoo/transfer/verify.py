@@ -12,6 +12,7 @@ from zoo.errors import CheckFailed, DiskError
 from zoo.events import Progress
 from zoo.folder import FolderState, read_state
 from zoo.lock import Lock, LockedFile, load_lock, lock_digest
+from zoo.plan.absent import forbidden
 from zoo.plan.verify import Expected, Verdict, judge, orphan_warnings
 from zoo.receipt import Installed, load_receipt, receipt_path
 from zoo.selection import Selection, select
@@ -65,19 +66,33 @@ def verify_folder(folder: Path, entries: Sequence[str], catalog: Catalog | None,
     chosen = entries or sorted(receipt.entries)
     expected = {entry: expected_files(entry, receipt.entries[entry], catalog) for entry in chosen}
     state = _read(folder, [file for files, _ in expected.values() for file in files], reading)
-    strangers = orphan_warnings(state, [file.path for files, _ in expected.values() for file in files])
+    absent = {entry: absent_patterns(entry, catalog) for entry in chosen}
+    known = [file.path for files, _ in expected.values() for file in files]
+    known += forbidden([pattern for patterns in absent.values() for pattern in patterns], state.files)
+    strangers = orphan_warnings(state, known)
     verdicts = []
     for index, entry in enumerate(chosen):
         files, warnings = expected[entry]
         # A stranger in a shared folder is told of once.
-        verdicts.append(
-            judge(entry, str(folder), files, state, warnings=(*warnings, *(strangers if not index else ())))
-        )
+        told = (*warnings, *(strangers if not index else ()))
+        verdicts.append(judge(entry, str(folder), files, state, absent=absent[entry], warnings=told))
     return verdicts
 
 
-def verify_lock(folder: Path, lock_file: Path, reading: Reading) -> Verdict:
+def absent_patterns(entry: str, catalog: Catalog | None) -> tuple[str, ...]:
+    """What must not lie beside an entry; nothing is known of an entry that is not in the catalog."""
+    entries = catalog.entries if catalog is not None else ()
+    return next((other.manifest.absent for other in entries if other.id == entry), ())
+
+
+def verify_lock(folder: Path, lock_file: Path, reading: Reading, catalog: Catalog | None = None) -> Verdict:
     """Check any folder, e.g. a build or a sideloaded copy, against a lock file.
+
+    Args:
+        folder: the folder.
+        lock_file: says which files it should have.
+        reading: how they are read.
+        catalog: says what must not lie beside them, if it has the lock's entry.
 
     Raises:
         InvalidDocument, UnsafePath: the lock is damaged or hostile.
@@ -87,9 +102,11 @@ def verify_lock(folder: Path, lock_file: Path, reading: Reading) -> Verdict:
     if not folder.is_dir():
         raise DiskError(f"{folder}: no such folder")
     state = _read(folder, lock.files, reading)
-    known = [file.path for file in lock.files]
-    beside = [path for path in state.files if path.endswith(".lock.json") and "/" not in path]
-    return judge(lock.entry, str(folder), lock.files, state, warnings=orphan_warnings(state, [*known, *beside]))
+    absent = absent_patterns(lock.entry, catalog)
+    known = [*(file.path for file in lock.files), *forbidden(absent, state.files)]
+    known += [path for path in state.files if path.endswith(".lock.json") and "/" not in path]
+    warnings = orphan_warnings(state, known)
+    return judge(lock.entry, str(folder), lock.files, state, absent=absent, warnings=warnings)
 
 
 def expected_files(

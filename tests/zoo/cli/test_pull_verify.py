@@ -49,7 +49,7 @@ def test_the_story_of_a_flipped_byte(world: World) -> None:
         assert {problem["path"] for problem in wrong} == {"chunk1.mlmodelc/weights/weight.bin"}
         assert len(wrong[0]["expected"]["sha256"]) == len(wrong[0]["found"]["sha256"]) == 64
         assert wrong[0]["expected"] != wrong[0]["found"]
-        assert "hint: zoo pull tiny" in stderr
+        assert "hint: `zoo repair tiny" in stderr
     world.hub.log.clear()
     report = world.pull(SIGHT)
     assert [a["path"] for a in report["plan"]["actions"] if a["action"] != "keep"] == [

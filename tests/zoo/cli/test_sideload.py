@@ -310,3 +310,13 @@ def test_two_processes_do_not_copy_to_one_phone(bench: Bench) -> None:
     assert result.returncode == 9
     assert "another zoo process" in result.stderr
     assert not bench.calls("copy")
+
+
+def test_what_must_be_absent_is_named_and_refused(bench: Bench) -> None:
+    manifest = bench.directory / "made" / "zoo" / "tiny.toml"
+    manifest.write_text(manifest.read_text().replace("[hub]", 'absent = ["prefill_*"]\n[hub]', 1))
+    write_files(bench.on_phone, {"prefill_chunk1.mlmodelc/coremldata.bin": b"?"})
+    result = bench.zoo("--device", PHONE, "--run")
+    assert result.returncode == 1
+    assert "orphan prefill_chunk1.mlmodelc (1 B): must be absent: the app would take it" in result.stdout
+    assert not bench.calls("copy")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from zoo.errors import Conflict
 from zoo.paths import model_folder
 from zoo.plan.device_commands import Target, check_copy
 from zoo.plan.sideload import (
+    FORBIDDEN,
     BundleFile,
     Copied,
     DeviceFile,
@@ -276,3 +279,17 @@ def test_after_the_copies_nothing_is_left_to_do_and_nothing_else_changed(
     kept = {path: copied for path, copied in ledger.items() if path not in remembered}
     assert not plan_sideload(again, after, {**kept, **remembered}).copies
     assert plan_sideload(again, after, remembered).orphans == plan.orphans
+
+
+def test_what_must_be_absent_on_the_device_comes_first_and_says_why() -> None:
+    files = {**whole(), "prefill_chunk1.mlmodelc/model.mil": DeviceFile(7, "t0"), "a.txt": DeviceFile(1, "t0")}
+    found = listing_of(files)
+    listing = DeviceListing(found.files, found.folders | {"prefill_chunk2.mlmodelc"})
+    plan = plan_sideload(replace(request(), absent=("prefill_chunk*",)), listing, ledger_of(FILES))
+    assert [(orphan.path, orphan.size, orphan.reason) for orphan in plan.orphans] == [
+        ("prefill_chunk1.mlmodelc/model.mil", 7, FORBIDDEN),
+        ("prefill_chunk2.mlmodelc", 0, FORBIDDEN),
+        ("a.txt", 1, "not of the bundle"),
+    ]
+    assert any("routes by which files exist" in note for note in plan.notes)
+    assert not plan_sideload(replace(request(), absent=("prefill_chunk*",)), listing_of(whole())).orphans

@@ -155,8 +155,8 @@ def plan_build(
             raise unknown(f"component of {graph.entry.id} that is built", name, names)
     checkpoint = open_checkpoint(directory)
     needs = _check_fits(graph, checkpoint, find_family)
-    wanted = {name for need in needs.values() for name in need.tensors}
-    sizes = {name: info.end - info.start for name in wanted if (info := checkpoint.info(name))}
+    sizes = _tensor_sizes(checkpoint, needs)
+    wanted = set(sizes)
     wanted_files = {CONFIG, *(file for need in needs.values() for file in need.files)}
     shards = {checkpoint.info(name).file for name in wanted}
     identities = {
@@ -186,6 +186,23 @@ def plan_build(
         sources=identities,
         forced=force,
     )
+
+
+def step_tensor_bytes(graph: Graph, checkpoint: Checkpoint, find_family: FindFamily = load_family) -> dict[str, int]:
+    """Bytes of checkpoint tensors that each step reads, by step id. Reads headers only.
+
+    Raises:
+        ConversionError: the checkpoint does not fit, see `plan_build`.
+    """
+    needs = _check_fits(graph, checkpoint, find_family)
+    sizes = _tensor_sizes(checkpoint, needs)
+    return {step: sum(sizes[name] for name in need.tensors) for step, need in needs.items()}
+
+
+def _tensor_sizes(checkpoint: Checkpoint, needs: Mapping[str, Needs]) -> dict[str, int]:
+    """Bytes of every tensor that any step reads."""
+    names = {name for need in needs.values() for name in need.tensors}
+    return {name: (info := checkpoint.info(name)).end - info.start for name in names}
 
 
 def _plan_step(

@@ -32,6 +32,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("sideload", "Copy a bundle into an app on a device."),
     ("swift", "Write the app's catalog: ZooCatalog.swift, catalog.json."),
     ("serve", "Serve a Hub from a folder."),
+    ("doctor", "Check that this machine can build."),
     ("demo", "See everything work on this machine."),
 )
 """Every command with what the overview says of it. The command `x` is the function `x` of the module `zoo.cli.x`."""

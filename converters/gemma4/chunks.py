@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from converters.gemma4.config import TextConfig
 from converters.gemma4.interface import SHARED_KV, ChunkSpan
 from converters.gemma4.layers import (
+    CONVOLUTION,
     KeyValue,
     LayerShape,
+    Layout,
     Projection,
     RMSNorm,
     TextLayer,
@@ -48,9 +50,10 @@ class PerLayerInputs(nn.Module):
     transformers).
     """
 
-    def __init__(self, text: TextConfig, read: Read) -> None:
+    def __init__(self, text: TextConfig, read: Read, layout: Layout = CONVOLUTION) -> None:
         super().__init__()
-        self.projection = Projection(read(PLE_PROJECTION))
+        self.layout = layout
+        self.projection = Projection(read(PLE_PROJECTION), layout)
         self.norm = RMSNorm(read(PLE_NORM), text.rms_norm_eps)
         self.layers = text.num_hidden_layers
         self.width = text.hidden_size_per_layer_input
@@ -61,7 +64,7 @@ class PerLayerInputs(nn.Module):
 
     def forward(self, hidden: Tensor, raw: Tensor, length: int) -> Tensor:
         """`hidden` `(1, 1, S, H)` and `raw` `(1, 1, S, layers * width)`, already scaled, to the shape of `raw`."""
-        projected = from_channels(self.projection(to_channels(hidden))) * self.projection_scale
+        projected = self.layout.leave(self.projection(self.layout.enter(hidden))) * self.projection_scale
         normed = self.norm(projected.reshape(1, length, self.layers, self.width))
         combined: Tensor = (normed.reshape(1, 1, length, self.layers * self.width) + raw) * self.input_scale
         return combined
@@ -70,10 +73,11 @@ class PerLayerInputs(nn.Module):
 class Head(nn.Module):
     """Final norm and LM head."""
 
-    def __init__(self, text: TextConfig, read: Read) -> None:
+    def __init__(self, text: TextConfig, read: Read, layout: Layout = CONVOLUTION) -> None:
         super().__init__()
+        self.layout = layout
         self.norm = RMSNorm(read(FINAL_NORM), text.rms_norm_eps)
-        self.lm_head = Projection(read(EMBEDDING))
+        self.lm_head = Projection(read(EMBEDDING), layout)
         self.softcap = text.final_logit_softcapping
 
     def capped(self, logits: Tensor) -> Tensor:
@@ -88,27 +92,30 @@ class Head(nn.Module):
         The token is the argmax of the raw logits: softcapping is monotone, and in float16 it would merge large
         logits that still differ. `token_logit` is the winner's alone, softcapped, `logits` are all, softcapped.
         """
-        logits = self.lm_head(to_channels(normed))  # (1, V, 1, 1)
+        logits, axis = self.lm_head(self.layout.enter(normed)), self.layout.axis
         return {
-            "token_id": logits.argmax(dim=1).reshape(1).to(torch.int32),
-            "token_logit": self.capped(logits.amax(dim=1)).reshape(1),
-            "logits": self.capped(from_channels(logits)).squeeze(0),
+            "token_id": logits.argmax(dim=axis).reshape(1).to(torch.int32),
+            "token_logit": self.capped(logits.amax(dim=axis)).reshape(1),
+            "logits": self.capped(self.layout.leave(logits)).squeeze(0),
         }
 
 
 class TextChunk(nn.Module):
     """The weights of the layers `[span.start, span.end)`, with the per-layer inputs or the head where due."""
 
-    def __init__(self, text: TextConfig, span: ChunkSpan, read: Read) -> None:
+    def __init__(self, text: TextConfig, span: ChunkSpan, read: Read, layout: Layout = CONVOLUTION) -> None:
         super().__init__()
         self.text = text
         self.span = span
-        self.per_layer_inputs = PerLayerInputs(text, read) if span.computes_ple else None
-        self.layers = nn.ModuleDict({str(layer): _layer(text, layer, read) for layer in range(span.start, span.end)})
-        self.head = Head(text, read) if span.has_head else None
+        self.layout = layout
+        self.per_layer_inputs = PerLayerInputs(text, read, layout) if span.computes_ple else None
+        self.layers = nn.ModuleDict(
+            {str(layer): _layer(text, layer, read, layout) for layer in range(span.start, span.end)}
+        )
+        self.head = Head(text, read, layout) if span.has_head else None
 
 
-def _layer(text: TextConfig, layer: int, read: Read) -> TextLayer:
+def _layer(text: TextConfig, layer: int, read: Read, layout: Layout) -> TextLayer:
     shape = LayerShape(
         heads=text.num_attention_heads,
         kv_heads=text.num_key_value_heads,
@@ -117,7 +124,8 @@ def _layer(text: TextConfig, layer: int, read: Read) -> TextLayer:
         owns_kv=not text.is_shared(layer),
         eps=text.rms_norm_eps,
     )
-    return TextLayer(shape, {name: read(f"{TEXT}layers.{layer}.{name}") for name in layer_shapes(text, layer)})
+    weights = {name: read(f"{TEXT}layers.{layer}.{name}") for name in layer_shapes(text, layer)}
+    return TextLayer(shape, weights, layout)
 
 
 Keep = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -168,7 +176,7 @@ def run_layers(chunk: TextChunk, call: Call) -> Result:
         combined = chunk.per_layer_inputs(hidden, t["per_layer_raw"].unsqueeze(0), length)
     else:
         combined = t["per_layer_combined"].unsqueeze(0)
-    per_layer = to_channels(combined)
+    per_layer = chunk.layout.enter(combined)
     sliding = prepare_rotary(t["cos_s"], t["sin_s"], text.head_dim)
     full = prepare_rotary(t["cos_f"], t["sin_f"], text.global_head_dim)
     shared = {name: t[name] for name in SHARED_KV if name in t}
@@ -189,7 +197,7 @@ def run_layers(chunk: TextChunk, call: Call) -> Result:
             if index in text.kv_producers:
                 shared |= {f"{name}_k": key, f"{name}_v": value}
         hidden = layer.attention(hidden, channels, rotary, KeyValue(key, value, length), mask)
-        hidden = layer.feed_forward(hidden, per_layer[:, index * width : (index + 1) * width])
+        hidden = layer.feed_forward(hidden, chunk.layout.channels(per_layer, index * width, (index + 1) * width))
     return Result(hidden, combined, shared)
 
 

@@ -12,6 +12,7 @@ from converters.errors import RecipeError
 from converters.gemma4.chunks import ChunkFunction, Read, TextChunk, decode, verify
 from converters.gemma4.config import TextConfig, parse_config
 from converters.gemma4.interface import chunk_span, decode_spec, verify_spec
+from converters.gemma4.layers import CONVOLUTION, Layout
 from converters.gemma4.recipes.text import TextParameters, decode_parameters, merged_parameters
 from converters.gemma4.tensors import chunk_shapes
 from converters.package import Function, build_package
@@ -42,7 +43,12 @@ def build_merged_chunk(job: Job) -> None:
 
 
 def load_chunk(
-    checkpoint: Checkpoint, text: TextConfig, start: int, end: int, dtype: torch.dtype = torch.float16
+    checkpoint: Checkpoint,
+    text: TextConfig,
+    start: int,
+    end: int,
+    dtype: torch.dtype = torch.float16,
+    layout: Layout = CONVOLUTION,
 ) -> TextChunk:
     """The layers `[start, end)` with their weights; only these tensors are read.
 
@@ -52,11 +58,13 @@ def load_chunk(
         start: first layer.
         end: one past the last layer.
         dtype: what the module shall compute in.
+        layout: what its projections are: 1x1 convolutions or linear layers.
 
     Raises:
         RecipeError: a tensor is missing, has another shape, or holds values that `dtype` cannot.
     """
-    return TextChunk(text, chunk_span(text, start, end), reader(checkpoint, chunk_shapes(text, start, end), dtype))
+    read = reader(checkpoint, chunk_shapes(text, start, end), dtype)
+    return TextChunk(text, chunk_span(text, start, end), read, layout)
 
 
 def reader(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> Read:

@@ -1,7 +1,8 @@
-"""The Gemma 4 decoder layer as the Neural Engine likes it: 4-D tensors and 1x1 convolutions.
+"""The Gemma 4 decoder layer as the Neural Engine likes it: 4-D tensors and 1x1 convolutions, or linear layers.
 
-Hidden states are `(1, 1, S, H)` between blocks and `(1, H, 1, S)` inside them, so that a projection is a 1x1
-convolution and each change of layout is one transpose. Every module works in the dtype of its weights: float32
+Hidden states are `(1, 1, S, H)` between blocks. Inside them a `Layout` decides: `(1, H, 1, S)`, so that a projection
+is a 1x1 convolution and each change of layout is one transpose, or `(1, S, H)`, so that it is a linear layer and
+nothing moves. Every module works in the dtype of its weights: float32
 to compare with transformers, float16 to convert. Sizes are plain numbers
 from the config, never read off a tensor: under `torch.jit.trace` that would put shape arithmetic into the graph.
 
@@ -11,6 +12,7 @@ gelu in its tanh form, per-layer input after the feed-forward block, then `layer
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -100,16 +102,31 @@ class RMSNorm(nn.Module):
         return rms_normalize(x, self.width, self.eps) * self.weight
 
 
-class Projection(nn.Module):
-    """A bias-free linear map as a 1x1 convolution: `(1, in, 1, S)` to `(1, out, 1, S)`."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the activations lie that projections work on.
 
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight[:, :, None, None], requires_grad=False)
+    Attributes:
+        axis: of the channels.
+        weight: a checkpoint's matrix `(out, in)` as `project` wants it.
+        project: the bias-free linear map of activations with such a weight.
+        enter: `(1, 1, S, C)` to this layout.
+        leave: back again.
+        split_heads: activations, heads, head_dim, S; to `(1, heads, S, head_dim)`.
+        merge_heads: the same, the other way round.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Project the channel axis."""
-        return F.conv2d(x, self.weight)
+    axis: int
+    weight: Callable[[Tensor], Tensor]
+    project: Callable[[Tensor, Tensor], Tensor]
+    enter: Callable[[Tensor], Tensor]
+    leave: Callable[[Tensor], Tensor]
+    split_heads: Callable[[Tensor, int, int, int], Tensor]
+    merge_heads: Callable[[Tensor, int, int, int], Tensor]
+
+    def channels(self, x: Tensor, start: int, end: int) -> Tensor:
+        """The channels `[start, end)`."""
+        return x[:, start:end] if self.axis == 1 else x[:, :, start:end]
 
 
 def to_channels(x: Tensor) -> Tensor:
@@ -134,6 +151,57 @@ def merge_heads(x: Tensor, heads: int, head_dim: int, length: int) -> Tensor:
     if length == 1:
         return x.reshape(1, heads * head_dim, 1, 1)
     return x.permute(0, 1, 3, 2).reshape(1, heads * head_dim, 1, length)
+
+
+def split_rows(x: Tensor, heads: int, head_dim: int, length: int) -> Tensor:
+    """`(1, S, heads * head_dim)` to `(1, heads, S, head_dim)`."""
+    if length == 1:
+        return x.reshape(1, heads, 1, head_dim)
+    return x.reshape(1, length, heads, head_dim).permute(0, 2, 1, 3)
+
+
+def merge_rows(x: Tensor, heads: int, head_dim: int, length: int) -> Tensor:
+    """`(1, heads, S, head_dim)` to `(1, S, heads * head_dim)`."""
+    if length == 1:
+        return x.reshape(1, 1, heads * head_dim)
+    return x.permute(0, 2, 1, 3).reshape(1, length, heads * head_dim)
+
+
+CONVOLUTION = Layout(
+    axis=1,
+    weight=lambda matrix: matrix[:, :, None, None],
+    project=F.conv2d,
+    enter=to_channels,
+    leave=from_channels,
+    split_heads=split_heads,
+    merge_heads=merge_heads,
+)
+"""`(1, C, 1, S)`: 1x1 convolutions."""
+
+LINEAR = Layout(
+    axis=2,
+    weight=lambda matrix: matrix,
+    project=F.linear,
+    enter=lambda x: x.squeeze(0),  # Core ML's linear takes three axes at most
+    leave=lambda x: x.unsqueeze(0),
+    split_heads=split_rows,
+    merge_heads=merge_rows,
+)
+"""`(1, S, C)`: linear layers."""
+
+
+class Projection(nn.Module):
+    """A bias-free linear map of the channels of a `Layout`."""
+
+    def __init__(self, matrix: Tensor, layout: Layout = CONVOLUTION) -> None:
+        """Take a weight `(out, in)`."""
+        super().__init__()
+        self.layout = layout
+        self.weight = nn.Parameter(layout.weight(matrix), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project the channel axis."""
+        return self.layout.project(x, self.weight)
 
 
 def grouped_mask(mask: Tensor, groups: int, length: int) -> Tensor:
@@ -170,23 +238,25 @@ class TextLayer(nn.Module):
     only in what happens to keys and values between the first two.
     """
 
-    def __init__(self, shape: LayerShape, weights: dict[str, Tensor]) -> None:
+    def __init__(self, shape: LayerShape, weights: dict[str, Tensor], layout: Layout = CONVOLUTION) -> None:
         """Build the layer.
 
         Args:
             shape: see `LayerShape`.
+            layout: of the activations that are projected.
             weights: tensors by their name inside the checkpoint's layer, e.g. `self_attn.q_proj.weight`, all in
                 the dtype the layer shall work in.
         """
         super().__init__()
         self.shape = shape
+        self.layout = layout
         eps = shape.eps
 
         def norm(name: str) -> RMSNorm:
             return RMSNorm(weights[f"{name}.weight"], eps)
 
         def projection(name: str) -> Projection:
-            return Projection(weights[f"{name}.weight"])
+            return Projection(weights[f"{name}.weight"], layout)
 
         self.input_norm = norm("input_layernorm")
         self.q_proj = projection("self_attn.q_proj")
@@ -208,14 +278,14 @@ class TextLayer(nn.Module):
         self.layer_scalar = nn.Parameter(weights["layer_scalar"], requires_grad=False)
 
     def normalized_input(self, hidden: Tensor) -> Tensor:
-        """Attention input of `(1, 1, S, H)` in channel layout, `(1, H, 1, S)`."""
-        return to_channels(self.input_norm(hidden))
+        """Attention input of `(1, 1, S, H)` in the layer's layout."""
+        return self.layout.enter(self.input_norm(hidden))
 
     def project_kv(self, channels: Tensor, rotary: Rotary, length: int) -> tuple[Tensor, Tensor]:
         """Rotated, normed keys and normed values, both `(1, kv_heads, S, head_dim)`."""
         heads, head_dim = self.shape.kv_heads, self.shape.head_dim
-        key = self.k_norm(split_heads(self.k_proj(channels), heads, head_dim, length))
-        value = split_heads(self.v_proj(channels), heads, head_dim, length)
+        key = self.k_norm(self.layout.split_heads(self.k_proj(channels), heads, head_dim, length))
+        value = self.layout.split_heads(self.v_proj(channels), heads, head_dim, length)
         return rotate(key, rotary, head_dim), rms_normalize(value, head_dim, self.shape.eps)
 
     def attention(self, hidden: Tensor, channels: Tensor, rotary: Rotary, kv: KeyValue, mask: Tensor) -> Tensor:
@@ -229,9 +299,9 @@ class TextLayer(nn.Module):
             mask: `grouped_mask` of `(1, 1, S, C)`.
         """
         heads, head_dim, length = self.shape.heads, self.shape.head_dim, kv.length
-        query = self.q_norm(split_heads(self.q_proj(channels), heads, head_dim, length))
+        query = self.q_norm(self.layout.split_heads(self.q_proj(channels), heads, head_dim, length))
         mixed = attend(self.shape, length, rotate(query, rotary, head_dim), kv.key, kv.value, mask)
-        output = from_channels(self.o_proj(merge_heads(mixed, heads, head_dim, length)))
+        output = self.layout.leave(self.o_proj(self.layout.merge_heads(mixed, heads, head_dim, length)))
         normed: Tensor = self.post_attention_norm(output)
         return hidden + normed
 
@@ -240,13 +310,13 @@ class TextLayer(nn.Module):
 
         Args:
             hidden: `(1, 1, S, H)`.
-            per_layer_input: this layer's slice of the combined per-layer embedding, `(1, P, 1, S)`.
+            per_layer_input: this layer's slice of the combined per-layer embedding, in the layer's layout.
         """
-        channels = to_channels(self.pre_feedforward_norm(hidden))
+        channels = self.layout.enter(self.pre_feedforward_norm(hidden))
         gated = F.gelu(self.gate_proj(channels), approximate="tanh") * self.up_proj(channels)
-        hidden = hidden + self.post_feedforward_norm(from_channels(self.down_proj(gated)))
+        hidden = hidden + self.post_feedforward_norm(self.layout.leave(self.down_proj(gated)))
 
-        gate = F.gelu(self.per_layer_input_gate(to_channels(hidden)), approximate="tanh")
-        injected = from_channels(self.per_layer_projection(gate * per_layer_input))
+        gate = F.gelu(self.per_layer_input_gate(self.layout.enter(hidden)), approximate="tanh")
+        injected = self.layout.leave(self.per_layer_projection(gate * per_layer_input))
         hidden = hidden + self.post_per_layer_input_norm(injected)
         return hidden * self.layer_scalar

@@ -47,6 +47,7 @@ class PushPlan:
         parent: the commit that the plan was made against; None if the repo does not exist yet.
         actions: one per wanted file, in path order, then the deletions.
         extra: files of the repo that nothing here knows and that stay, with their sizes.
+        new_branch: the branch has to be made, at `parent` or at the first commit of a new repo.
     """
 
     repo: str
@@ -54,11 +55,17 @@ class PushPlan:
     parent: str | None
     actions: tuple[Action, ...]
     extra: tuple[tuple[str, int], ...] = ()
+    new_branch: bool = False
+
+    @property
+    def commits(self) -> bool:
+        """Whether a commit is needed."""
+        return any(action.kind != "keep" for action in self.actions)
 
     @property
     def changes(self) -> bool:
-        """Whether a commit is needed."""
-        return any(action.kind != "keep" for action in self.actions)
+        """Whether the push does anything: makes the repo or the branch, or commits."""
+        return self.parent is None or self.new_branch or self.commits
 
 
 def same_content(wanted: Wanted, remote: RemoteFile) -> bool:
@@ -78,6 +85,7 @@ def plan_push(
     branch: str = "main",
     delete: bool = False,
     protected: Iterable[str] = (),
+    new_branch: bool = False,
 ) -> PushPlan:
     """Decide for every file: keep, server-side copy, or upload; and what to do with files nobody knows.
 
@@ -91,6 +99,7 @@ def plan_push(
         branch: where the commit goes.
         delete: delete files of the repo that nothing wants.
         protected: paths in the repo that belong to somebody else, e.g. to another entry published there.
+        new_branch: the branch does not exist yet; `target` is where it starts.
 
     Raises:
         Conflict: a file of the repo lies where a folder is needed, or the other way round, and may not be deleted.
@@ -122,7 +131,7 @@ def plan_push(
         extra = []
     _check_no_file_is_folder(files, extra, target.repo)
     left = tuple((remote.path, remote.size) for remote in extra)
-    return PushPlan(target.repo, branch, target.commit, tuple(actions), left)
+    return PushPlan(target.repo, branch, target.commit, tuple(actions), left, new_branch)
 
 
 def _copy_sources(target: Listing, siblings: Sequence[Listing]) -> dict[str, Source]:

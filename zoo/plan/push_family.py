@@ -36,6 +36,7 @@ class Member:
         page: paths of `wanted` that describe the repo. On a branch with several entries the first one writes them.
         copy: let the Hub copy from other repos.
         moves: the branch moves; False for a pull request.
+        new_branch: the branch does not exist yet; `target` is where it starts.
     """
 
     entry: str
@@ -48,6 +49,7 @@ class Member:
     page: frozenset[str] = frozenset()
     copy: bool = True
     moves: bool = True
+    new_branch: bool = False
 
     @property
     def place(self) -> tuple[str, str]:
@@ -143,6 +145,7 @@ def plan_family(members: Iterable[Member]) -> tuple[Step, ...]:
             branch=member.branch,
             delete=member.delete,
             protected=protected,
+            new_branch=member.new_branch and member.place not in branches,
         )
         plan = replace(plan, actions=tuple(map(_with_reason, plan.actions)))
         steps.append(Step(member.entry, plan, member.wanted, protected))
@@ -195,7 +198,7 @@ def _with_reason(action: Action) -> Action:
 
 def _afterwards(plan: PushPlan, target: Listing, member: Member) -> Listing:
     """What the repo will have at the commit that the plan makes."""
-    if not plan.changes:
+    if not plan.commits and target.commit is not None:
         return target
     commit = pending(member.entry)
     wanted = {file.path: file for file in member.wanted}

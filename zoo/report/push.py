@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from zoo.plan.actions import Action, Keep, ServerCopy, Upload, actions_json, totals, travelling_bytes
+from zoo.plan.actions import Action, ServerCopy, Upload, actions_json, totals, travelling_bytes
 from zoo.plan.push import PushPlan
 from zoo.report.sizes import human_bytes
 from zoo.report.text import columns, paint, plural
@@ -26,7 +25,7 @@ def push_text(prepared: Prepared, entry: str) -> str:
     changing = [action for action in plan.actions if action.kind != "keep"]
     if changing:
         lines.append(columns([_row(action) for action in changing], align="<<>", indent=2))
-    lines += ["", *_summary(plan.actions)]
+    lines += ["", *_summary(plan)]
     lines += [f"note: {note}" for note in (*prepared.notes, *_extra_notes(plan))]
     return "\n".join(lines)
 
@@ -36,10 +35,12 @@ def _row(action: Action) -> tuple[str, str, str, str]:
     return (action.kind, action.path, human_bytes(size), action.reason)
 
 
-def _summary(actions: Sequence[Action]) -> list[str]:
-    if all(isinstance(action, Keep) for action in actions):
+def _summary(plan: PushPlan) -> list[str]:
+    actions = plan.actions
+    if not plan.commits:
         size = sum(action.size for action in actions)
-        return [f"nothing to do: the repo has all {plural(len(actions), 'file')}, {human_bytes(size)}"]
+        todo = f"branch {plan.branch} will be made" if plan.new_branch else "nothing to do"
+        return [f"{todo}: the repo has all {plural(len(actions), 'file')}, {human_bytes(size)}"]
     rows = []
     counted = totals(actions)
     words = {"keep": "already there", "upload": "upload", "delete": "delete"}
@@ -95,6 +96,7 @@ def push_json(prepared: Prepared, entry: str, pushed: Pushed | None) -> dict[str
         "repo": plan.repo,
         "branch": plan.branch,
         "parent": plan.parent,
+        "new_branch": plan.new_branch,
         **actions_json(plan.actions),
         "extra": [{"path": path, "size": size} for path, size in plan.extra],
         "notes": list(prepared.notes),

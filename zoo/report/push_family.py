@@ -19,9 +19,9 @@ def family_text(family: Sequence[FamilyMember]) -> str:
     blocks = [push_text(member.prepared, member.entry.id) for member in family]
     plans = [member.prepared.plan for member in family]
     actions = [action for plan in plans for action in plan.actions]
-    commits = sum(plan.changes for plan in plans)
+    commits = sum(plan.commits for plan in plans)
     lines = [paint(f"together: {plural(len(family), 'entry', 'entries')}, {plural(commits, 'commit')}", "bold")]
-    if commits:
+    if any(plan.changes for plan in plans):
         lines[0] += f", in this order: {', '.join(member.entry.id for member in family)}"
         once = [action for action in actions if isinstance(action, ServerCopy) and pending_entry(action.source.commit)]
         shared = f", {human_bytes(sum(action.size for action in once))} of that from this push's own commits"

@@ -74,6 +74,8 @@ def execute(
     if not plan.changes:
         assert plan.parent is not None
         return _pin(prepared, entry, Committed(plan.parent), made=False)
+    if not plan.commits:
+        return _pin(prepared, entry, Committed(_make_room(client, prepared)), made=False)
     additions = additions_of(prepared)
     before = verify(additions, cache, progress)
     parent = _make_room(client, prepared)

@@ -89,6 +89,7 @@ def _member(name: str, prepared: Prepared) -> Member:
         page=frozenset(prepared.generated),
         copy=prepared.options.copy,
         moves=not prepared.options.pull_request,
+        new_branch=prepared.new_branch,
     )
 
 
@@ -237,8 +238,9 @@ def _replanned(client: HubClient, prepared: Prepared, done: Sequence[Done]) -> P
         branch=options.branch,
         delete=options.delete,
         protected=prepared.protected,
+        new_branch=new_branch,
     )
-    now = replace(prepared, plan=plan, target=target, new_branch=new_branch, wanted=wanted, others=others)
+    now = replace(prepared, plan=plan, target=target, wanted=wanted, others=others)
     _check_deletions(prepared, now)
     return now
 

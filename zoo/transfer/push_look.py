@@ -61,7 +61,6 @@ class Prepared:
         target: what the branch has, as the plan was made for.
         protected: paths in the repo that belong to other entries.
         others: what other repos have.
-        new_branch: the branch does not exist yet and starts at the plan's parent.
         notes: remarks for a person.
     """
 
@@ -74,8 +73,12 @@ class Prepared:
     target: Listing
     protected: frozenset[str]
     others: tuple[Listing, ...]
-    new_branch: bool = False
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def new_branch(self) -> bool:
+        """The branch does not exist yet and starts at the plan's parent."""
+        return self.plan.new_branch
 
 
 def prepare(
@@ -116,6 +119,7 @@ def prepare(
         branch=options.branch,
         delete=options.delete,
         protected=protected,
+        new_branch=new_branch,
     )
     if target.commit is None:
         notes.append(f"{options.repo} does not exist yet and will be made")
@@ -133,7 +137,6 @@ def prepare(
         target=target,
         protected=protected,
         others=others,
-        new_branch=new_branch,
         notes=(*notes, *remarks),
     )
 

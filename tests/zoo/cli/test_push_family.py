@@ -60,10 +60,11 @@ def test_json_of_a_family(tmp_path: Path, zoo: TinyZoo, hub: RunningHub) -> None
     assert done["bytes_to_move"] == planned["bytes_to_move"]
 
 
-def test_the_document_of_a_single_entry_is_what_it_was(tmp_path: Path, zoo: TinyZoo, hub: RunningHub) -> None:
+def test_the_document_of_a_single_entry_has_what_is_documented(tmp_path: Path, zoo: TinyZoo, hub: RunningHub) -> None:
     result = run_zoo("push", "tiny", "--dry-run", "--format", "json", cwd=tmp_path, hub=hub)
     assert set(json.loads(result.stdout)) == {
-        *("entry", "repo", "branch", "parent", "actions", "totals", "bytes_to_move", "extra", "notes", "result")
+        *("entry", "repo", "branch", "parent", "new_branch"),
+        *("actions", "totals", "bytes_to_move", "extra", "notes", "result"),
     }
 
 

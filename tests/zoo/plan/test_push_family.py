@@ -47,19 +47,25 @@ some_files = st.dictionaries(st.sampled_from(PATHS), st.sampled_from(CONTENTS), 
 
 @st.composite
 def families(draw: st.DrawFn, *, one_repo: bool = False) -> list[Member]:
-    """Up to four entries, whose repos exist or not; some on branches of one repo, with the same bytes at each path."""
+    """Up to four entries, whose repos exist or not.
+
+    With `one_repo` on branches of one repo, with the same bytes at each path of a branch. A branch that does not
+    exist yet starts at `main`.
+    """
     members = []
     agreed: dict[tuple[str, str, str], bytes] = {}
     states: dict[tuple[str, str], Listing] = {}
     new_repo = draw(st.booleans())
+    new_branch = draw(st.booleans())
     for name in draw(st.lists(st.sampled_from(ENTRIES), min_size=1, unique=True)):
         repo = "me/together" if one_repo else f"me/{name}"
         branch = draw(st.sampled_from(["main", "n1024"])) if one_repo else "main"
         files = {path: agreed.setdefault((repo, branch, path), data) for path, data in draw(some_files).items()}
         exists = not new_repo if one_repo else draw(st.booleans())
         there = tuple(remote(path, data) for path, data in draw(some_files).items()) if exists else ()
-        commit = digest(f"{repo} {branch}".encode())[:40] if exists else None
-        target = states.setdefault((repo, branch), Listing(repo, commit, there))
+        starts_at = "main" if new_branch else branch
+        commit = digest(f"{repo} {starts_at}".encode())[:40] if exists else None
+        target = states.setdefault((repo, starts_at), Listing(repo, commit, there))
         page = frozenset({"README.md"} & set(files))
         members.append(
             Member(
@@ -69,6 +75,7 @@ def families(draw: st.DrawFn, *, one_repo: bool = False) -> list[Member]:
                 branch=branch,
                 page=page,
                 delete=draw(st.booleans()),
+                new_branch=branch != "main" and (new_branch or not exists),
             )
         )
     return members
@@ -110,7 +117,7 @@ class ModelHub:
                     files[path] = remote(path, BY_DIGEST[sha256])
                 case _:
                     raise AssertionError(action)
-        if not step.plan.changes:
+        if not step.plan.commits and target.commit is not None:
             return target
         self.made.add(step.entry)
         after = Listing(target.repo, pending(step.entry), tuple(files.values()))
@@ -118,17 +125,29 @@ class ModelHub:
         return after
 
 
-def carry_out(members: list[Member], steps: tuple[Step, ...]) -> tuple[ModelHub, dict[tuple[str, str], Listing]]:
+Branches = dict[tuple[str, str], Listing]
+"""What the branches that exist hold, by repo and branch."""
+
+
+def carry_out(members: list[Member], steps: tuple[Step, ...]) -> tuple[ModelHub, Branches]:
     hub = ModelHub(members)
     by_entry = {member.entry: member for member in members}
-    branches = {member.place: member.target for member in members}
+    branches: Branches = {}
+    for member in members:
+        if member.target.commit is not None:
+            branches[member.target.repo, "main" if member.new_branch else member.branch] = member.target
     for step in steps:
         member = by_entry[step.entry]
-        target = branches[member.place]
-        if target.commit is None:
-            target = branches.get((target.repo, "main"), target)
-        assert step.plan.parent == target.commit
-        branches[member.place] = hub.push(step, target)
+        repo, _ = member.place
+        assert step.plan.new_branch == (member.place not in branches and member.branch != "main")
+        start = member.target if member.target.commit is not None else branches.get((repo, "main"), member.target)
+        target = branches.get(member.place, start)
+        assert step.plan.parent == target.commit or not target.files, "planned for something else"
+        if step.plan.changes:
+            branches[member.place] = hub.push(step, target)
+            branches.setdefault((repo, "main"), Listing(repo, f"first commit of {repo}"))
+        else:
+            assert all(action.kind == "keep" for action in step.plan.actions)
     return hub, branches
 
 
@@ -164,9 +183,8 @@ def test_entries_that_share_a_repo_build_on_each_other(members: list[Member]) ->
         assert all(same_content(file, present[file.path]) for file in member.wanted)
 
 
-# Entries in one repo are left out: one without any file, on a branch that --delete empties, is planned anew.
 @settings(deadline=None)
-@given(members=families(), stop=st.integers(0, 4))
+@given(members=families() | families(one_repo=True), stop=st.integers(0, 4))
 def test_a_push_that_was_stopped_goes_on_and_a_second_one_has_nothing_to_do(members: list[Member], stop: int) -> None:
     steps = plan_family(members)
     _, branches = carry_out(members, steps[:stop])
@@ -180,13 +198,13 @@ def test_a_push_that_was_stopped_goes_on_and_a_second_one_has_nothing_to_do(memb
     assert not any(step.plan.changes for step in final)
 
 
-def _seen_anew(member: Member, branches: dict[tuple[str, str], Listing]) -> Member:
+def _seen_anew(member: Member, branches: Branches) -> Member:
     """The member when the Hub is looked at once more: promised commits have ids."""
-    now = branches[member.place]
-    if now.commit is None:
-        now = branches.get((now.repo, "main"), now)
+    repo = member.target.repo
+    now = branches.get(member.place) or branches.get((repo, "main")) or Listing(repo, None)
     commit = None if now.commit is None else digest(f"{now.commit}".encode())[:40]
-    return replace(member, target=replace(now, commit=commit))
+    new_branch = member.branch != "main" and member.place not in branches
+    return replace(member, target=replace(now, commit=commit), new_branch=new_branch)
 
 
 @settings(deadline=None)

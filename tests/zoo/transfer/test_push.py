@@ -22,6 +22,7 @@ from zoo.hub_server.process import RunningHub, running_hub
 from zoo.lock import load_lock, lock_path
 from zoo.plan.actions import totals, travelling_bytes
 from zoo.plan.remote import Listing, RemoteFile
+from zoo.report.push import push_text
 from zoo.transfer.hub import HubClient
 from zoo.transfer.push import Pushed, execute
 from zoo.transfer.push_look import Prepared, PushOptions, prepare
@@ -310,6 +311,19 @@ def test_a_new_branch_starts_at_main_and_copies_nothing_twice(zoo: TinyZoo, hub:
     pushed = push(zoo, client(hub.endpoint), "tiny", branch="n1024")
     assert client(hub.endpoint).resolve(TEXT_REPO, "n1024") == pushed.commit
     assert len(hub.log.all("/lfs/objects/", "PUT")) == 1
+
+
+def test_a_new_branch_is_made_even_if_main_has_everything(zoo: TinyZoo, hub: RunningHub) -> None:
+    client(hub.endpoint).create_repo(TEXT_REPO)
+    _someone_else_commits(hub, TEXT_REPO, "README.md", b"# By hand\n")
+    first = push(zoo, client(hub.endpoint), "tiny")
+    prepared = plan(zoo, client(hub.endpoint), "tiny", branch="n1024")
+    assert (prepared.plan.changes, prepared.plan.commits) == (True, False)
+    assert "branch n1024 will be made" in push_text(prepared, "tiny")
+    pushed = push(zoo, client(hub.endpoint), "tiny", branch="n1024")
+    assert not pushed.made
+    assert client(hub.endpoint).resolve(TEXT_REPO, "n1024") == pushed.commit == first.commit
+    assert not plan(zoo, client(hub.endpoint), "tiny", branch="n1024").plan.changes
 
 
 def test_without_copying_everything_is_uploaded(zoo: TinyZoo, hub: RunningHub) -> None:

@@ -27,10 +27,13 @@ def swift(
             metavar="[ENTRY]...", autocompletion=complete_entry, help="Entries to list; every locked one by default."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the two files are written.")] = Path(),
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the files are written.")] = Path(),
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if the files are stale.")] = False,
     access: Annotated[AccessLevel, typer.Option(help="Access level of the Swift declarations.")] = AccessLevel.public,
     prefix: Annotated[str, typer.Option(help="What the Swift types are called after.")] = "Zoo",
+    runtime: Annotated[
+        bool, typer.Option("--runtime/--no-runtime", help="With the planner and the downloader, in Swift.")
+    ] = True,
     dry_run: DryRunOption = False,
     endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help="Hub the app fetches from.", show_default="the public Hub")
@@ -38,7 +41,7 @@ def swift(
     zoo: ZooOption = None,
     format: FormatOption = OutputFormat.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Write ZooCatalog.swift and catalog.json for the app: picker, files, sizes, digests, URLs.
+    """Write the app's catalog (picker, files, sizes, digests, URLs) and the Swift that plans and fetches.
 
     \b
     Examples:
@@ -53,7 +56,7 @@ def swift(
 
     catalog = load_catalog(zoo_directory(zoo))
     chosen = chosen_entries(catalog, entries or [])
-    files = generate(chosen, endpoint=endpoint, access=access.value, prefix=prefix)
+    files = generate(chosen, endpoint=endpoint, access=access.value, prefix=prefix, runtime=runtime)
     stale = write_changed(out, files, write=not (check or dry_run))
     report = {
         "entries": [entry.id for entry in chosen],

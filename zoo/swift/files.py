@@ -9,6 +9,7 @@ from zoo.catalog import Catalog, Entry
 from zoo.documents import write_atomically
 from zoo.errors import UnknownEntry
 from zoo.swift.catalog import catalog_json, make_catalog
+from zoo.swift.runtime import runtime_files
 from zoo.swift.source import Access, render_swift
 
 PUBLIC_ENDPOINT = "https://huggingface.co"
@@ -36,14 +37,31 @@ def chosen_entries(catalog: Catalog, ids: Sequence[str]) -> tuple[Entry, ...]:
 
 
 def generate(
-    entries: Iterable[Entry], *, endpoint: str | None, access: Access = "public", prefix: str = "Zoo"
+    entries: Iterable[Entry],
+    *,
+    endpoint: str | None,
+    access: Access = "public",
+    prefix: str = "Zoo",
+    runtime: bool = True,
 ) -> dict[str, bytes]:
-    """The generated files by name; the same locks give the same bytes."""
+    """The generated files by name; the same locks give the same bytes.
+
+    Args:
+        entries: entries that have a lock, in picker order.
+        endpoint: the Hub the app fetches from; None for the public one.
+        access: access level of every declaration.
+        prefix: what the types are called after.
+        runtime: with the planner and the downloader.
+
+    Raises:
+        UnknownEntry, UsageError: as `make_catalog` and `render_swift`.
+    """
     document = make_catalog(entries, endpoint=endpoint or PUBLIC_ENDPOINT)
-    return {
+    files = {
         f"{prefix}Catalog.swift": render_swift(document, access=access, prefix=prefix).encode(),
         "catalog.json": catalog_json(document),
     }
+    return files | (runtime_files(access=access, prefix=prefix) if runtime else {})
 
 
 def write_changed(directory: Path, files: dict[str, bytes], *, write: bool) -> list[str]:

@@ -11,6 +11,7 @@ import argparse
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -242,6 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("what", choices=["prepare", "run"])
     parser.add_argument("words", nargs=argparse.REMAINDER, help="for `run`: a command line, e.g. swiftc --version")
     chosen = parser.parse_args(arguments)
+    # An exception on the way out ends what was started; the default would leave it running.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         swift = prepare()
         if chosen.what == "run":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +38,13 @@ class Compiler:
         done = self._swiftc(sources, "program", "-O", *options)
         assert isinstance(done, Path), done
         return done
+
+    def run(self, program: Path, *arguments: str, place: Path) -> subprocess.CompletedProcess[str]:
+        """Run a program that may read and write `place`."""
+        local = place / program.name
+        if not local.exists():
+            shutil.copy2(program, local)
+        return self.toolchain.run(str(local), *arguments, place=place)
 
     def _swiftc(self, sources: Mapping[str, bytes], result: str, *options: str) -> Path | str:
         """Where the result lies, or what is wrong with the sources."""

@@ -200,8 +200,9 @@ public enum ZooPlanner {
         let leaving = Set(entries).filter { state.receipt.entries[$0] != nil }.sorted(by: ZooPath.precedes)
         var receipt = state.receipt
         for entry in leaving { receipt = receipt.without(entry) }
+        let owners = receipt.owners
         var needed: [String: [String]] = [:]
-        for (path, owners) in receipt.owners { needed[ZooPath.caseKey(path)] = owners }
+        for path in receipt.ownedPaths { needed[ZooPath.caseKey(path)] = owners[path] }
         var owned: [String: ZooReceipt.File] = [:]
         for entry in leaving {
             for file in state.receipt.entries[entry]?.files ?? [] { owned[file.path] = file }
@@ -225,7 +226,7 @@ public enum ZooPlanner {
     /// What may go because no entry owns it: a deletion per orphan, a keep where it may be an owned file itself.
     public static func prune(_ state: ZooFolderState) -> [ZooAction] {
         var owned: [String: String] = [:]
-        for path in state.receipt.owners.keys { owned[ZooPath.caseKey(path)] = path }
+        for path in state.receipt.ownedPaths { owned[ZooPath.caseKey(path)] = path }
         return state.orphans().compactMap { path in
             guard let file = state.files[path] else { return nil }
             if let twin = owned[ZooPath.caseKey(path)], state.files[twin] == nil {
@@ -399,19 +400,14 @@ public enum ZooPlanner {
 
     private static func checkPublished(_ actions: [ZooAction], of entry: ZooEntry) throws {
         let nowhere = actions.filter { action in
-            guard case .fetch(let file, _, _, _) = action else { return false }
-            return action.bytes > 0 && file.sources.isEmpty && sourcesOf(action).isEmpty
+            guard case .fetch(_, let sources, _, _) = action else { return false }
+            return action.bytes > 0 && sources.isEmpty
         }
         if let first = nowhere.first {
             throw ZooError.notPublished(
                 "\(entry.id): \(first.path)\(more(nowhere.count, "other file")) cannot be fetched: the lock names no "
                     + "place that has it")
         }
-    }
-
-    private static func sourcesOf(_ action: ZooAction) -> [ZooSource] {
-        guard case .fetch(_, let sources, _, _) = action else { return [] }
-        return sources
     }
 
     /// ` and 2 other files` for three of them.

@@ -54,6 +54,15 @@ public struct ZooReceipt: Hashable, Sendable {
         return owners
     }
 
+    /// Owned paths, entry by entry; a shared one comes once.
+    var ownedPaths: [String] {
+        var seen: Set<String> = []
+        return entries.keys.sorted(by: ZooPath.precedes)
+            .flatMap { entries[$0]?.files ?? [] }
+            .map(\.path)
+            .filter { seen.insert($0).inserted }
+    }
+
     public func without(_ entry: String) -> ZooReceipt {
         var copy = self
         copy.entries[entry] = nil

@@ -40,7 +40,7 @@ IDENTIFIERS = uuid.UUID("7ad4cf8e-4f4d-5a2b-9f0e-1c1f0a5d2b63")
 WEIGHT_INPUTS = {("conv", "weight"), ("linear", "weight")}
 """(operation, input) pairs whose constants are palettized; output channels are the first axis of both."""
 
-FLOAT16 = 10  # MILSpec.DataType in coremltools' MIL.proto
+FLOAT16, INT32 = 10, 23  # MILSpec.DataType in coremltools' MIL.proto
 UINT = {1: 37, 2: 36, 3: 39, 4: 35, 6: 38, 8: 31}
 
 
@@ -119,22 +119,20 @@ def check_signature(program: Program) -> None:
     """Compare what was converted with what was asked for: names, order, shapes and dtypes.
 
     Raises:
-        RecipeError: they differ; the message names the first input or output that does.
+        RecipeError: they differ; the message names the first input, output or state that does.
     """
     kinds = {65552: "float16", 65568: "float32", 131104: "int32"}  # ArrayFeatureType.ArrayDataType
     description = program.spec.description
     for direction, wanted, found in (
         ("input", program.function.inputs, description.input),
         ("output", program.function.outputs, description.output),
+        ("state", program.function.states, description.state),
     ):
-        actual = [
-            (
-                item.name,
-                tuple(item.type.multiArrayType.shape),
-                kinds.get(item.type.multiArrayType.dataType, "another type"),
-            )
+        arrays = [
+            (item.name, item.type.stateType.arrayType if direction == "state" else item.type.multiArrayType)
             for item in found
         ]
+        actual = [(name, tuple(array.shape), kinds.get(array.dataType, "another type")) for name, array in arrays]
         expected = [(item.name, item.shape, item.dtype) for item in wanted]
         if actual != expected:
             pairs = zip(expected + [None] * len(actual), actual + [None] * len(expected), strict=False)
@@ -161,6 +159,7 @@ def _merge(programs: Sequence[Program], weight_file: _WeightFile) -> Any:
         description = model.description if plain else model.description.functions.add(name=name)
         description.input.extend(source.description.input)
         description.output.extend(source.description.output)
+        description.state.extend(source.description.state)
     if not plain:
         model.description.defaultFunctionName = programs[0].function.name
     weight_file.close()
@@ -193,7 +192,9 @@ class _WeightFile:
             value = operation.attributes["val"]
             shape, codes = _read(value, reader)
             name = operation.outputs[0].name
-            if self._compresses(name in palettizable, value, shape):
+            if value.type.tensorType.dataType == INT32:  # indices, not weights: those stay with their program
+                value.immediateValue.tensor.ints.values.extend(codes.tolist())
+            elif self._compresses(name in palettizable, value, shape):
                 renamed[name] = f"{name}_palettized"
                 self._palettize(operation, shape, codes, renamed[name])
             else:

@@ -123,6 +123,7 @@ def convert(function: Function, weights_dir: Path, passes: Sequence[str] = PASSE
             traced,
             inputs=[_tensor_type(ct, item) for item in function.spec.inputs],
             outputs=[ct.TensorType(name=item.name, dtype=_numpy_dtype(item)) for item in function.spec.outputs],
+            states=[ct.StateType(_tensor_type(ct, item, named=False), item.name) for item in function.spec.states],
             minimum_deployment_target=ct.target.iOS18,
             compute_units=ct.ComputeUnit.CPU_AND_NE,
             pass_pipeline=ct.PassPipeline(list(passes), "zoo"),
@@ -145,8 +146,8 @@ def _numpy_dtype(item: TensorSpec) -> type:
     return {"float16": np.float16, "float32": np.float32, "int32": np.int32}[item.dtype]
 
 
-def _tensor_type(ct: Any, item: TensorSpec) -> Any:
-    return ct.TensorType(name=item.name, shape=item.shape, dtype=_numpy_dtype(item))
+def _tensor_type(ct: Any, item: TensorSpec, *, named: bool = True) -> Any:
+    return ct.TensorType(name=item.name if named else None, shape=item.shape, dtype=_numpy_dtype(item))
 
 
 @contextlib.contextmanager
@@ -164,6 +165,7 @@ def quiet() -> Iterator[None]:
         "Torch version",
         "Failed to load _ML",
         "Tuple detected at graph output",
+        "Torch var kv_cache_",  # a state that was read gets its new value
     )
 
     def admit(record: logging.LogRecord) -> bool:
@@ -220,7 +222,7 @@ def _unchecked_passes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _half_inputs() -> Iterator[None]:
-    """Keep coremltools' TorchScript frontend from casting float16 inputs to float32.
+    """Keep coremltools' TorchScript frontend from casting float16 inputs and states to float32.
 
     It assumes a float32 module there, and the cast pulls every weight along.
     """
@@ -233,8 +235,8 @@ def _half_inputs() -> Iterator[None]:
             return getattr(builder, name)
 
         def cast(self, *, x: Any, dtype: str, **rest: Any) -> Any:
-            is_input = x.op is None
-            return x if is_input and dtype == "fp32" else builder.cast(x=x, dtype=dtype, **rest)
+            given = x.op is None or x.op.op_type == "read_state"
+            return x if given and dtype == "fp32" else builder.cast(x=x, dtype=dtype, **rest)
 
     converter.mb = HalfBuilder()
     try:

@@ -19,8 +19,13 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
-    """One function of a Core ML model; `main` is the name that a model with a single function uses."""
+    """One function of a Core ML model; `main` is the name that a model with a single function uses.
+
+    States are tensors that a function reads and writes in place and that outlive its calls; functions of one model
+    share those of the same name.
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    states: tuple[TensorSpec, ...] = ()

@@ -40,7 +40,7 @@ class Size:
         layers: decoder layers.
         period: every `period`-th layer is a full-attention one (6 in E4B, 5 in E2B).
         shared: decoder layers without K/V of their own.
-        key_value_heads: 2 in E4B, 1 in E2B; query heads are always 8.
+        key_value_heads: 2 in E4B, 1 in E2B.
         head_dim: of sliding layers; full ones have twice as much, as in the real models.
         intermediate: MLP width.
         double_wide: whether KV-shared layers have a doubled MLP (E2B).
@@ -51,6 +51,7 @@ class Size:
         shard: largest shard, as transformers spells it.
         hidden: decoder width.
         per_layer: per-layer embedding width of one layer.
+        heads: query heads, 8 in both.
     """
 
     layers: int
@@ -67,6 +68,7 @@ class Size:
     shard: str
     hidden: int = 128
     per_layer: int = 32
+    heads: int = 8
 
 
 SIZES: Mapping[str, Size] = MappingProxyType(
@@ -86,12 +88,12 @@ _VISION = {"hidden_size": 96, "intermediate_size": 384, "num_attention_heads": 6
 _AUDIO = {"hidden_size": 64, "num_attention_heads": 4, "output_proj_dims": 96}
 
 
-def make_checkpoint(directory: Path, *, size: str = "e4b-small", seed: int = 0) -> Path:
+def make_checkpoint(directory: Path, *, size: str | Size = "e4b-small", seed: int = 0) -> Path:
     """Writes a checkpoint that transformers loads: sharded bf16 weights, configs, tokenizer, chat template.
 
     Args:
         directory: created if need be; must be empty.
-        size: one of `SIZES`.
+        size: one of `SIZES`, or one of your own.
         seed: of the weights.
 
     Returns:
@@ -100,12 +102,12 @@ def make_checkpoint(directory: Path, *, size: str = "e4b-small", seed: int = 0) 
     Raises:
         ValueError: unknown size, or the directory is not empty.
     """
-    if size not in SIZES:
+    if isinstance(size, str) and size not in SIZES:
         raise ValueError(f"unknown size {size!r}; there are {', '.join(SIZES)}")
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise ValueError(f"{directory} is not empty")
-    chosen = SIZES[size]
+    chosen = SIZES[size] if isinstance(size, str) else size
     _save_model(directory, chosen, seed)
     vocabulary.save_tokenizer(directory, chosen.vocab)
     _save_processors(directory)
@@ -128,7 +130,7 @@ def model_config(size: Size) -> Any:
         "intermediate_size": size.intermediate,
         "use_double_wide_mlp": size.double_wide,
         "num_hidden_layers": size.layers,
-        "num_attention_heads": 8,
+        "num_attention_heads": size.heads,
         "num_key_value_heads": size.key_value_heads,
         "num_kv_shared_layers": size.shared,
         "head_dim": size.head_dim,

@@ -17,9 +17,25 @@ def tiny_e2b_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _make(tmp_path_factory, "e2b-tiny")
 
 
+@pytest.fixture(scope="session")
+def odd_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """E4B's pattern with widths that are no powers of two: 6 heads on 2 K/V heads, window 10."""
+    return _make(tmp_path_factory, "odd-e4b")
+
+
+@pytest.fixture(scope="session")
+def odd_e2b_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """E2B's pattern with odd widths: 3 heads on one K/V head, double-wide MLPs, window 10."""
+    return _make(tmp_path_factory, "odd-e2b")
+
+
 def _make(tmp_path_factory: pytest.TempPathFactory, size: str) -> Path:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from converters.gemma4.synthetic import make_checkpoint
+    from converters.gemma4.synthetic import Size, make_checkpoint
 
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / size, size=size)
+    odd = {
+        "odd-e4b": Size(12, 3, 6, 2, 14, 152, False, 1000, 10, 1, 1, "1500KB", hidden=104, per_layer=20, heads=6),
+        "odd-e2b": Size(20, 5, 10, 1, 18, 88, True, 1000, 10, 1, 1, "2MB", hidden=72, per_layer=12, heads=3),
+    }
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / size, size=odd.get(size, size))

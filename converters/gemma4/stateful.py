@@ -132,28 +132,35 @@ class StatefulFunction(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the function on inputs in `spec.inputs` order; outputs in `spec.outputs` order."""
-        outputs = self.run({item.name: tensor for item, tensor in zip(self.spec.inputs, inputs, strict=True)})
-        return tuple(outputs[item.name] for item in self.spec.outputs)
-
-    def run(self, t: Named) -> dict[str, Tensor]:
-        """Run the function on inputs by name; gives every output there could be."""
-        rows = _Rows(self, t)
+        t = {item.name: tensor for item, tensor in zip(self.spec.inputs, inputs, strict=True)}
         mask = t["causal_mask_sliding"]
         if self.exact and self.spec.states:
             mask = self.batch.own_mask(mask, t["current_pos"], t["ring_pos"])
         elif self.exact:
             mask = self.batch.shared_mask(mask)
-        result = run_layers(self.chunk, Call(t, self.length, rows.keep, mask, t["causal_mask_full"]))
-        outputs = {
+        outputs = self._run(t, mask) if self.chunk.head is None else self._next_token(t, mask)
+        return tuple(outputs[item.name] for item in self.spec.outputs)
+
+    def _run(self, t: Named, sliding_mask: Tensor) -> dict[str, Tensor]:
+        rows = _Rows(self, t)
+        result = run_layers(self.chunk, Call(t, self.length, rows.keep, sliding_mask, t["causal_mask_full"]))
+        return {
             "hidden_states_out": result.hidden.squeeze(0),
             "per_layer_combined_out": result.combined.squeeze(0),
             **result.shared,
             **rows.emitted,
         }
-        if self.chunk.head is None:
-            return outputs
-        normed = self.chunk.head.norm(result.hidden[:, :, self.length - 1 :])
-        return outputs | self.chunk.head.next_token(normed) | {"hidden_normed": normed.squeeze(0)}
+
+    def _next_token(self, t: Named, sliding_mask: Tensor) -> dict[str, Tensor]:
+        """What follows the last token of the call. Nothing crosses positions in these layers, so only it is run."""
+        head, last = self.chunk.head, self.length - 1
+        assert head is not None
+        rows = {name: t[name][:, last:] for name in ("hidden_states", "per_layer_combined")}
+        rows |= {name: t[name][:, :, last:] for name in ("cos_s", "sin_s", "cos_f", "sin_f")}
+        full_mask, keep = t["causal_mask_full"][:, :, last:], _Rows(self, t).keep
+        result = run_layers(self.chunk, Call(dict(t) | rows, 1, keep, sliding_mask[:, :, last:], full_mask))
+        normed = head.norm(result.hidden)
+        return head.next_token(normed) | {"hidden_normed": normed.squeeze(0)}
 
 
 class _Rows:

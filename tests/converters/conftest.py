@@ -1,8 +1,12 @@
 """Synthetic checkpoints shared by all converter tests; built once per session, never written to."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# before torch is imported: on tiny tensors its threads only wait for each other, for minutes on a busy machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,10 @@ class StatefulEngine:
         functions: dict[int, list[StatefulFunction]] = {length: [] for length in lengths}
         for start, end in text.merged_boundaries() if merged else text.chunk_boundaries():
             chunk = load_chunk(opened, text, start, end, torch.float32, layout)
-            specs = [stateful_spec(text, chunk.span, context, length=length, variant=variant) for length in lengths]
+            specs = [
+                stateful_spec(text, chunk.span, context, length=length, variant=variant, logits=True)
+                for length in lengths
+            ]
             states = empty_states(specs[0], torch.float32)
             for length, spec in zip(lengths, specs, strict=True):
                 functions[length].append(StatefulFunction(chunk, spec, states, variant))
@@ -62,39 +65,46 @@ class StatefulEngine:
                 state.zero_()
         self.position = 0
 
-    def run(self, tokens: Sequence[int], lengths: Sequence[int]) -> Tensor:
-        """Normed hidden states of all tokens, `(count, H)`; batches of the given lengths."""
-        found, start = [], 0
-        for length in lengths:
-            found.append(self.step(tokens[start : start + length]))
-            start += length
-        assert start == len(tokens)
-        return torch.cat(found)
+    def check(self, tokens: Sequence[int], lengths: Sequence[int]) -> float:
+        """Run tokens in calls of these lengths; the largest error against transformers on the whole sequence.
 
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """Run one batch; normed hidden states of all its tokens. Checks what a head says of the last one."""
-        functions, length = self.functions[len(tokens)], len(tokens)
+        Compared are the hidden states between chunks at every position, and what the head says after each call:
+        its normed hidden states and logits.
+        """
+        ids = torch.tensor([list(tokens)])
+        with torch.no_grad():
+            between = self.oracle.text(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+        final = self.oracle.hidden(ids)[0]
+        worst = 0.0
+        for length in lengths:
+            rows = slice(self.position, self.position + length)
+            for end, name, value in self.step(tokens[rows]):
+                expected = between[end][0, rows] if name == "hidden_states_out" else final[rows][-1:]
+                if name == "logits":
+                    expected = self.oracle.logits(expected)
+                worst = max(worst, float((value[0] - expected).abs().max()))
+        assert self.position == len(tokens)
+        return worst
+
+    def step(self, tokens: Sequence[int]) -> list[tuple[int, str, Tensor]]:
+        """Run one call; what there is to compare, each with the end of the layers that computed it."""
         given = self.inputs(tokens)
-        outputs: dict[str, Tensor] = {}
-        for function in functions:
+        found = []
+        for function in self.functions[len(tokens)]:
             with torch.no_grad():
-                outputs = function.run({item.name: given[item.name] for item in function.spec.inputs})
+                values = function(*(given[item.name] for item in function.spec.inputs))
+            outputs = dict(zip((item.name for item in function.spec.outputs), values, strict=True))
             for item in function.spec.outputs:
                 assert tuple(outputs[item.name].shape) == item.shape, item.name
-            given["hidden_states"] = outputs["hidden_states_out"]
-            given["per_layer_combined"] = outputs["per_layer_combined_out"]
-            given |= {name: value for name, value in outputs.items() if name.startswith("kv1")}
-        self.position += length
-        head = functions[-1].chunk.head
-        assert head is not None
-        with torch.no_grad():
-            normed: Tensor = head.norm(outputs["hidden_states_out"])[0]
-        assert torch.equal(outputs["hidden_normed"][0, 0], normed[-1])
-        logits = self.oracle.logits(normed[-1])
+                if item.name in ("hidden_states_out", "hidden_normed", "logits"):
+                    found.append((function.chunk.span.end, item.name, outputs[item.name]))
+            given |= {name.removesuffix("_out"): value for name, value in outputs.items()}
+        logits = outputs["logits"]
         assert outputs["token_id"].tolist() == [int(logits.argmax())]
-        assert abs(float(outputs["token_logit"]) - float(logits.max())) < 1e-4
-        assert (outputs["logits"][0, 0] - logits).abs().max() < 1e-4
-        return normed
+        assert outputs["token_id"].dtype == torch.int32
+        assert float(outputs["token_logit"]) == float(logits.max())
+        self.position += len(tokens)
+        return found
 
     def inputs(self, tokens: Sequence[int]) -> dict[str, Tensor]:
         """Everything that the app's engine gives, with its left-aligned sliding mask."""

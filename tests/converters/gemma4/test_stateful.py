@@ -50,23 +50,21 @@ def test_every_mix_of_calls_equals_transformers(
     lengths = sorted({length for mix in mixes for length in mix})
     engine = StatefulEngine.build(checkpoint, CONTEXT, lengths, merged=merged, layout=layout, oracle=oracle)
     tokens = some_tokens(4 * window)
-    with torch.no_grad():
-        expected = oracle.hidden(torch.tensor([tokens]))[0]
-        logits = oracle.logits(expected)
     for mix in mixes:
         engine.forget()
-        found = engine.run(tokens, mix)
-        assert (found - expected).abs().max() < TOLERANCE, mix
-        assert (oracle.logits(found) - logits).abs().max() < TOLERANCE, mix
+        assert engine.check(tokens, mix) < TOLERANCE, mix
 
 
 def test_stateful_equals_stateless(tiny_checkpoint: Path) -> None:
     stateless = Engine.build(tiny_checkpoint, CONTEXT)
     stateful = StatefulEngine.build(tiny_checkpoint, CONTEXT, [1, 4], oracle=stateless.oracle)
-    tokens = some_tokens(28, seed=6)
-    found = stateful.run(tokens, [4, 4, 1, 1, 1, 1, 4, 4, 1, 1, 1, 1, 4])
-    for token, row in zip(tokens, found, strict=True):
-        assert (stateless.step(token)["hidden_states_out"][0, 0] - row).abs().max() < TOLERANCE
+    tokens, position = some_tokens(28, seed=6), 0
+    for length in [4, 4, 1, 1, 1, 1, 4, 4, 1, 1, 1, 1, 4]:
+        outputs = [stateless.step(token) for token in tokens[position : position + length]]
+        position += length
+        *_, (_, name, normed), _ = stateful.step(tokens[position - length : position])
+        assert name == "hidden_normed"
+        assert (outputs[-1]["hidden_states_out"] - normed).abs().max() < TOLERANCE
 
 
 def test_states_are_rings_and_rows(tiny_checkpoint: Path) -> None:
@@ -74,7 +72,7 @@ def test_states_are_rings_and_rows(tiny_checkpoint: Path) -> None:
     engine = StatefulEngine.build(tiny_checkpoint, CONTEXT, [1, 2])
     text, window = engine.text, engine.text.sliding_window
     tokens = some_tokens(window + 3)
-    engine.run(tokens, [2, 2, 2, 2, 1, 2])
+    engine.check(tokens, [2, 2, 2, 2, 1, 2])
     chunk = engine.functions[1][0]
     sliding, full = chunk.get_buffer("kv_cache_sliding"), chunk.get_buffer("kv_cache_full")
     sliding_layers, full_layers = text.own_kv_layers(0, text.chunk_boundaries()[0][1])
@@ -93,35 +91,40 @@ def test_states_are_rings_and_rows(tiny_checkpoint: Path) -> None:
         torch.testing.assert_close(found, values[position], atol=1e-5, rtol=0)
 
 
-def test_a_padded_batch_predicts_what_follows_its_last_token(tiny_checkpoint: Path) -> None:
+def test_a_padded_batch_predicts_what_follows_its_last_token(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The app fills a batch by repeating the last token with its mask and RoPE rows; only while the ring fills."""
     engine = StatefulEngine.build(tiny_checkpoint, CONTEXT, [1, 4])
     tokens = some_tokens(20)
     expected = engine.oracle.hidden(torch.tensor([tokens]))[0]
-    batch = engine.inputs([*tokens[:3], tokens[2]])
-    for name in ("causal_mask_full", "causal_mask_sliding", "cos_s", "sin_s", "cos_f", "sin_f"):
-        batch[name] = torch.cat([batch[name][:, :, :3], batch[name][:, :, 2:3]], dim=2)
-    for function in engine.functions[4]:
-        with torch.no_grad():
-            outputs = function.run({item.name: batch[item.name] for item in function.spec.inputs})
-        batch |= {"hidden_states": outputs["hidden_states_out"]} | {
-            name: value for name, value in outputs.items() if name.startswith("kv1")
-        }
-        batch["per_layer_combined"] = outputs["per_layer_combined_out"]
-    assert (outputs["hidden_normed"][0, 0] - expected[2]).abs().max() < TOLERANCE
+    given = engine.inputs
+
+    def padded(batch: Sequence[int]) -> dict[str, torch.Tensor]:
+        found = given(batch)
+        for name in ("causal_mask_full", "causal_mask_sliding", "cos_s", "sin_s", "cos_f", "sin_f"):
+            found[name] = torch.cat([found[name][:, :, :3], found[name][:, :, 2:3]], dim=2)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "inputs", padded)
+        *_, (_, _, normed), _ = engine.step([*tokens[:3], tokens[2]])
+    assert (normed[0, 0] - expected[2]).abs().max() < TOLERANCE
     engine.position = 3  # what the padding wrote is overwritten before it is seen
-    assert (engine.run(tokens[3:], [1, 4] + [4] * 3) - expected[3:]).abs().max() < TOLERANCE
+    for length in (1, 4, 4, 4, 4):
+        *_, (_, _, normed), _ = engine.step(tokens[engine.position : engine.position + length])
+        assert (normed[0, 0] - expected[engine.position - 1]).abs().max() < TOLERANCE
 
 
 def test_an_image_span_may_see_itself(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller's masks decide, as the app's do for image spans, while the ring fills."""
     engine = StatefulEngine.build(tiny_checkpoint, CONTEXT, [1, 6])
     tokens = some_tokens(8)
-    span = range(3, 7)
     visible = torch.arange(8)[None] <= torch.arange(8)[:, None]
-    visible[span.start : span.stop, span.start : span.stop] = True
+    visible[3:7, 3:7] = True
     mask = torch.where(visible, 0.0, HIDDEN)[None, None]
     expected = engine.oracle.hidden(torch.tensor([tokens]), {"full_attention": mask, "sliding_attention": mask})[0]
+    causal = engine.oracle.hidden(torch.tensor([tokens]))[0]
     given = engine.inputs
 
     def inputs(batch: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -132,15 +135,16 @@ def test_an_image_span_may_see_itself(tiny_checkpoint: Path, monkeypatch: pytest
         return found
 
     monkeypatch.setattr(engine, "inputs", inputs)
-    found = engine.run(tokens, [1, 6, 1])
-    assert (found - expected).abs().max() < TOLERANCE
+    for length in (1, 6, 1):
+        *_, (_, _, normed), _ = engine.step(tokens[engine.position : engine.position + length])
+        assert (normed[0, 0] - expected[engine.position - 1]).abs().max() < TOLERANCE
+    assert (expected[7] - causal[7]).abs().max() > 0.01
 
 
 def test_the_legacy_interface_is_right_inside_the_window_only(tiny_checkpoint: Path) -> None:
     """What today's bundles compute: past the window a batch's queries see its later tokens."""
     engine = StatefulEngine.build(tiny_checkpoint, CONTEXT, [1, 4], variant=LEGACY)
     tokens = some_tokens(24)
-    expected = engine.oracle.hidden(torch.tensor([tokens]))[0]
-    found = engine.run(tokens, [4, 4] + [1] * 8 + [4, 4])
-    assert (found[:16] - expected[:16]).abs().max() < TOLERANCE
-    assert (found[16:] - expected[16:]).abs().max() > 0.1
+    assert engine.check(tokens[:16], [4, 4] + [1] * 8) < TOLERANCE
+    engine.forget()
+    assert engine.check(tokens, [4, 4] + [1] * 8 + [4, 4]) > 0.1

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from converters.checkpoint import Checkpoint
 from converters.errors import RecipeError
-from converters.gemma4.chunks import ChunkFunction, Read, TextChunk, decode, verify
-from converters.gemma4.config import TextConfig, parse_config
-from converters.gemma4.interface import chunk_span, decode_spec, verify_spec
+from converters.gemma4.batches import batch
+from converters.gemma4.chunks import Body, ChunkFunction, Read, TextChunk, decode, verify
+from converters.gemma4.config import Range, TextConfig, parse_config
+from converters.gemma4.interface import DECODE, MAIN, chunk_span, decode_spec, verify_spec
 from converters.gemma4.layers import CONVOLUTION, Layout
+from converters.gemma4.prefill_interface import batch_spec
 from converters.gemma4.recipes.text import TextParameters, decode_parameters, merged_parameters
 from converters.gemma4.tensors import chunk_shapes
 from converters.package import Function, build_package
@@ -24,9 +26,9 @@ HALF_BITS = 16
 
 
 def build_decode_chunk(job: Job) -> None:
-    """Recipe `gemma4.decode-chunk`: `decode_q1` (default) and `verify_qK` over one set of weights.
+    """Recipe `gemma4.decode-chunk`: `decode_q1` (default), `verify_qK` and `prefill_bN` over one set of weights.
 
-    With `verify = 0` a plain model that only decodes; its `weight.bin` is the same.
+    With `verify` and `prefill` 0 a plain model that only decodes; its `weight.bin` is the same.
     """
     checkpoint = Checkpoint.open(job.checkpoint)
     text = parse_config(checkpoint.config).text
@@ -35,7 +37,10 @@ def build_decode_chunk(job: Job) -> None:
 
 
 def build_merged_chunk(job: Job) -> None:
-    """Recipe `gemma4.merged-chunk`: plain models; `chunk3_3way` has the `weight.bin` of `chunk4`."""
+    """Recipe `gemma4.merged-chunk`: plain models unless they have `prefill`.
+
+    `chunk3_3way` has the `weight.bin` of `chunk4`.
+    """
     checkpoint = Checkpoint.open(job.checkpoint)
     text = parse_config(checkpoint.config).text
     parameters = merged_parameters(text, job.parameters)
@@ -81,7 +86,14 @@ def reader(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]], dtype:
 
 
 def chunk_functions(
-    text: TextConfig, chunk: TextChunk, context_length: int, verify_length: int, name: str
+    text: TextConfig,
+    chunk: TextChunk,
+    context_length: int,
+    verify_length: int,
+    name: str,
+    *,
+    prefill_length: int = 0,
+    logits: bool = False,
 ) -> list[Function]:
     """A chunk's functions, the default one first.
 
@@ -91,36 +103,53 @@ def chunk_functions(
         context_length: rows of the full-attention caches.
         verify_length: tokens per verify call; 0 for none.
         name: of the decode function.
+        prefill_length: positions per batch of a prompt; 0 for none.
+        logits: a head also gives all logits.
     """
+    span = chunk.span
+    bodies: list[tuple[Body, FunctionSpec]] = [
+        (decode, decode_spec(text, span, context_length, name, logits=logits)),
+    ]
+    if verify_length:
+        bodies.append((verify, verify_spec(text, span, context_length, verify_length, logits=logits)))
+    if prefill_length:
+        bodies.append((batch, batch_spec(text, span, context_length, prefill_length, logits=logits)))
+    return [chunk_function(chunk, body, spec) for body, spec in bodies]
 
-    def spec_of(length: int) -> FunctionSpec:
-        if length:
-            return verify_spec(text, chunk.span, context_length, length)
-        return decode_spec(text, chunk.span, context_length, name)
 
-    bodies = [(decode, spec_of(0))] + ([(verify, spec_of(verify_length))] if verify_length else [])
+def chunk_function(chunk: TextChunk, body: Body, spec: FunctionSpec) -> Function:
+    """One way to call a chunk, for conversion."""
     half = all(parameter.dtype == torch.float16 for parameter in chunk.parameters())
-    return [Function(spec, ChunkFunction(chunk, body, spec), half) for body, spec in bodies]
+    return Function(spec, ChunkFunction(chunk, body, spec), half)
+
+
+def palettization(bits: int, group_size: int) -> Palettization | None:
+    """How weights are compressed; None for float16."""
+    return None if bits == HALF_BITS else Palettization(bits=bits, group_size=group_size)
 
 
 def _build(job: Job, checkpoint: Checkpoint, text: TextConfig, parameters: TextParameters, recipe: str) -> None:
     job.progress("reading weights", 0.0)
-    chunk = load_chunk(checkpoint, text, parameters.start, parameters.end)
-    name = "decode_q1" if parameters.verify else "main"
-    functions = chunk_functions(text, chunk, parameters.context_length, parameters.verify, name)
-    scheme = None
-    if parameters.bits != HALF_BITS:
-        scheme = Palettization(bits=parameters.bits, group_size=parameters.group_size)
+    chunk = load_chunk(checkpoint, text, *parameters.layers)
+    functions = chunk_functions(
+        text,
+        chunk,
+        parameters.context_length,
+        parameters.verify,
+        DECODE if parameters.verify or parameters.prefill else MAIN,
+        prefill_length=parameters.prefill,
+        logits=parameters.logits,
+    )
     build_package(
         functions,
         job.output / f"{job.path}.mlpackage",
-        palettization=scheme,
-        metadata=_metadata(job, recipe, parameters),
+        palettization=palettization(parameters.bits, parameters.group_size),
+        metadata=chunk_metadata(job, recipe, parameters.layers),
         progress=job.progress,
     )
 
 
-def _metadata(job: Job, recipe: str, parameters: TextParameters) -> dict[str, str]:
+def chunk_metadata(job: Job, recipe: str, layers: Range) -> dict[str, str]:
     """What a reader of the model wants to know and no build changes."""
     given = {f"zoo.{key}": str(value) for key, value in job.parameters.items()}
-    return {"zoo.recipe": recipe, "zoo.layers": f"{parameters.start}-{parameters.end - 1}", **given}
+    return {"zoo.recipe": recipe, "zoo.layers": f"{layers[0]}-{layers[1] - 1}", **given}

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from converters.gemma4.config import TextConfig
 from converters.signature import FunctionSpec, TensorSpec
 
+MAIN = "main"
 DECODE = "decode_q1"
 VERIFY = "verify_qK"
-"""Function names the engine asks for; the K in the second is literal."""
+"""Function names: of a model with one function only, and those that the engine asks for; the K is literal."""
 
 SHARED_KV = ("kv13_k", "kv13_v", "kv14_k", "kv14_v")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from converters.errors import RecipeError
-from converters.gemma4.config import TextConfig, parse_config
+from converters.gemma4.config import Range, TextConfig, parse_config
 from converters.gemma4.tensors import chunk_shapes
+from converters.parameters import choice, whole
 from converters.recipe import Needs, Parameters, Recipe
 
 if TYPE_CHECKING:
@@ -16,8 +18,27 @@ if TYPE_CHECKING:
 LIBRARIES = ("coremltools", "torch", "numpy", "protobuf")
 BITS = (1, 2, 3, 4, 6, 8, 16)
 
-DECODE_CHUNK: Parameters = {"chunk": 1, "context_length": 2048, "verify": 3, "bits": 4, "group_size": 32}
-MERGED_CHUNK: Parameters = {"chunk": 2, "context_length": 2048, "bits": 4, "group_size": 32}
+ARGMAX, LOGITS = "argmax", "logits"
+HEADS = (ARGMAX, LOGITS)
+"""What the last chunk gives: the best token, or also the logits of all; of no effect in the other chunks."""
+
+DECODE_CHUNK: Parameters = {
+    "chunk": 1,
+    "context_length": 2048,
+    "verify": 3,
+    "prefill": 0,
+    "head": ARGMAX,
+    "bits": 4,
+    "group_size": 32,
+}
+MERGED_CHUNK: Parameters = {
+    "chunk": 2,
+    "context_length": 2048,
+    "prefill": 0,
+    "head": ARGMAX,
+    "bits": 4,
+    "group_size": 32,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +46,20 @@ class TextParameters:
     """Checked parameters of a text recipe.
 
     Attributes:
-        start: first layer of the chunk.
-        end: one past its last layer.
+        layers: of the chunk.
         context_length: rows of the full-attention caches.
-        verify: tokens that `verify_qK` takes; 0 for a chunk that only decodes.
+        verify: tokens that `verify_qK` takes; 0 for none.
+        prefill: positions that `prefill_bN` takes, N; 0 for none.
+        logits: the head also gives all logits.
         bits: per weight; 16 leaves them float16.
         group_size: output channels that share a look-up table.
     """
 
-    start: int
-    end: int
+    layers: Range
     context_length: int
     verify: int
+    prefill: int
+    logits: bool
     bits: int
     group_size: int
 
@@ -53,13 +76,36 @@ def merged_parameters(text: TextConfig, parameters: Parameters) -> TextParameter
     return _checked(text, parameters, {2: second, 3: third})
 
 
-def _checked(text: TextConfig, parameters: Parameters, ranges: dict[int, tuple[int, int]]) -> TextParameters:
-    chunk = _number(parameters, "chunk", 0, 1 << 16)
+def _checked(text: TextConfig, parameters: Parameters, ranges: dict[int, Range]) -> TextParameters:
+    layers = chunk_range(text, parameters, ranges)
+    prefill = whole(parameters, "prefill", 0, text.sliding_window)
+    if prefill == 1:
+        raise RecipeError("parameter prefill is 1, which is what decoding does; 0 is for none")
+    return TextParameters(
+        layers=layers,
+        context_length=whole(parameters, "context_length", text.sliding_window, 1 << 20),
+        verify=whole(parameters, "verify", 0, text.sliding_window) if "verify" in parameters else 0,
+        prefill=prefill,
+        logits=choice(parameters, "head", HEADS) == LOGITS,
+        bits=weight_bits(parameters),
+        group_size=whole(parameters, "group_size", 1, 1 << 16),
+    )
+
+
+def chunk_range(text: TextConfig, parameters: Parameters, ranges: Mapping[int, Range]) -> Range:
+    """The layers of the chunk that is asked for.
+
+    Args:
+        text: the text configuration.
+        parameters: of the recipe; `chunk` is looked at.
+        ranges: the chunks there are.
+
+    Raises:
+        RecipeError: there is no such chunk, it is empty, or the model does not divide as the app expects.
+    """
+    chunk = whole(parameters, "chunk", 0, 1 << 16)
     if chunk not in ranges:
         raise RecipeError(f"parameter chunk is {chunk}; there are {', '.join(map(str, ranges))}")
-    bits = _number(parameters, "bits", 1, 16)
-    if bits not in BITS:
-        raise RecipeError(f"parameter bits is {bits}; Core ML has {', '.join(map(str, BITS))}")
     start, end = ranges[chunk]
     if start == end:
         raise RecipeError(f"chunk {chunk} has no layers; the model has {text.num_hidden_layers}")
@@ -69,25 +115,20 @@ def _checked(text: TextConfig, parameters: Parameters, ranges: dict[int, tuple[i
             f"layers {text.kv_producers}, whose keys and values are shared, must lie in chunk 2, layers"
             f" {producing[0]} to {producing[1] - 1}; this model's layout is not supported"
         )
-    return TextParameters(
-        start=start,
-        end=end,
-        context_length=_number(parameters, "context_length", text.sliding_window, 1 << 20),
-        verify=_number(parameters, "verify", 0, text.sliding_window) if "verify" in parameters else 0,
-        bits=bits,
-        group_size=_number(parameters, "group_size", 1, 1 << 16),
-    )
+    return start, end
 
 
-def _number(parameters: Parameters, key: str, least: int, most: int) -> int:
-    value = parameters[key]
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise RecipeError(f"parameter {key} is {value!r}; expected a whole number from {least} to {most}")
-    return value
+def weight_bits(parameters: Parameters) -> int:
+    """Bits per weight, one of `BITS`."""
+    bits = whole(parameters, "bits", 1, 16)
+    if bits not in BITS:
+        raise RecipeError(f"parameter bits is {bits}; Core ML has {', '.join(map(str, BITS))}")
+    return bits
 
 
-def _needs(checkpoint: Checkpoint, text: TextConfig, parameters: TextParameters) -> Needs:
-    shapes = chunk_shapes(text, parameters.start, parameters.end)
+def chunk_needs(checkpoint: Checkpoint, text: TextConfig, layers: Range) -> Needs:
+    """Tensors of the chunk with these layers."""
+    shapes = chunk_shapes(text, *layers)
     for name, shape in shapes.items():
         checkpoint.require(name, shape)
     return Needs(tensors=tuple(sorted(shapes)))
@@ -96,13 +137,13 @@ def _needs(checkpoint: Checkpoint, text: TextConfig, parameters: TextParameters)
 def needs_of_decode_chunk(checkpoint: Checkpoint, parameters: Parameters) -> Needs:
     """Tensors of one of the four decode chunks; the last one also reads the embedding, its tied LM head."""
     text = parse_config(checkpoint.config).text
-    return _needs(checkpoint, text, decode_parameters(text, parameters))
+    return chunk_needs(checkpoint, text, decode_parameters(text, parameters).layers)
 
 
 def needs_of_merged_chunk(checkpoint: Checkpoint, parameters: Parameters) -> Needs:
     """Tensors of `chunk2_3way` or `chunk3_3way`."""
     text = parse_config(checkpoint.config).text
-    return _needs(checkpoint, text, merged_parameters(text, parameters))
+    return chunk_needs(checkpoint, text, merged_parameters(text, parameters).layers)
 
 
 TEXT_RECIPES: tuple[Recipe, ...] = (

@@ -38,7 +38,7 @@ class TryAgain(Exception):
 
 
 def bytes_to_skip(
-    status: int, headers: Mapping[str, str], *, file: LockedFile, source: Source, url: str, have: int
+    status: int, headers: Mapping[str, str], *, file: LockedFile, source: Source | None, url: str, have: int
 ) -> int:
     """How many bytes at the beginning of the answer's body are on this disk already.
 
@@ -46,7 +46,7 @@ def bytes_to_skip(
         status: of the answer.
         headers: of the answer, looked up without regard to case.
         file: the file that was asked for.
-        source: where it was asked for.
+        source: where it was asked for; None if the address is not a Hub's.
         url: the address, for messages; it holds no secret.
         have: bytes that are there; what comes next was asked for.
 
@@ -61,7 +61,8 @@ def bytes_to_skip(
         raise TryAgain(HubError(f"{url}: the Hub answered {_status_words(status)}"), wait=_requested_wait(headers))
     if status not in (200, 206):
         raise _refusal(status, headers, source, url)
-    if headers.get("Content-Type", "").startswith("text/html") and not source.path.endswith((".html", ".htm")):
+    wanted = source.path if source is not None else file.path
+    if headers.get("Content-Type", "").startswith("text/html") and not wanted.endswith((".html", ".htm")):
         raise HubError(
             f"{url}: a web page came instead of the file",
             hint="is there a login page between this machine and the Hub, or is --endpoint wrong?",
@@ -124,7 +125,11 @@ def _status_words(status: int) -> str:
         return str(status)
 
 
-def _refusal(status: int, headers: Mapping[str, str], source: Source, url: str) -> HubError:
+def _refusal(status: int, headers: Mapping[str, str], source: Source | None, url: str) -> HubError:
+    if source is None:
+        return HubError(
+            f"{url}: the server answered {_status_words(status)}", hint="is the address in the manifest still right?"
+        )
     code = headers.get("X-Error-Code", "")
     where = f"{source.repo}@{source.commit[:12]}"
     if code == "GatedRepo" or status == 403:

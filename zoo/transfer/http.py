@@ -134,6 +134,37 @@ class HttpFetcher:
             progress.finish(file.path, "verified" if file.sha256 else "size matches, not verified")
             return Fetched(digests, arriving.received, arriving.resumed)
 
+    def fetch_address(
+        self,
+        url: str,
+        file: LockedFile,
+        target: Path,
+        progress: Progress | None = None,
+        *,
+        begin: int = 0,
+        of: LockedFile | None = None,
+    ) -> Fetched:
+        """Bring what lies at an address to `target`, without a token; else as `fetch`.
+
+        Args:
+            url: the address; any server, not a Hub.
+            file: what to bring; its sources do not count.
+            target: where to.
+            progress: told under `file.path`.
+            begin: where `file` begins in what lies at the address.
+            of: what lies there, if `file` is a part of it.
+
+        Raises:
+            RangesIgnored: a part was asked for, and the server sends only the whole.
+        """
+        progress = progress or Silent()
+        with Arriving(target, file.size) as arriving:
+            progress.start(file.path, file.size, arriving.size)
+            digests = self._from_source(_Order(file, None, url, arriving, progress, begin=begin, of=of))
+            arriving.settle()
+            progress.finish(file.path, "verified" if file.sha256 else "")
+            return Fetched(digests, arriving.received, arriving.resumed)
+
     def close(self) -> None:
         """Close all connections."""
         with self._guard:
@@ -212,7 +243,7 @@ class HttpFetcher:
             raise HubError(
                 f"{order.file.path}: must be fetched, but HF_HUB_OFFLINE is set", hint="unset it, or use --reuse"
             )
-        if not order.file.sources:
+        if order.source is _NOWHERE:
             raise HubError(
                 f"{order.file.path}: the lock names no place that has it", hint="publish it with `zoo push`"
             )
@@ -220,15 +251,17 @@ class HttpFetcher:
             with self._ask(order) as response:
                 for answer in (*response.history, response):
                     check_announced_digest(answer.headers, file=order.file, url=order.url)
-                have = order.arriving.size
+                have = order.begin + order.arriving.size
                 skip = bytes_to_skip(
                     response.status_code,
                     response.headers,
-                    file=order.file,
+                    file=order.of or order.file,
                     source=order.source,
                     url=order.url,
                     have=have,
                 )
+                if order.of is not None and response.status_code != 206:
+                    raise RangesIgnored(f"{order.url}: the server sends no parts of a file")
                 etag = response.headers.get("ETag")
                 if skip and order.file.sha256 is None and (etag is None or etag != order.arriving.etag):
                     # Without a digest nothing would notice that the two parts are of different files.
@@ -250,9 +283,10 @@ class HttpFetcher:
 
     def _ask(self, order: _Order) -> requests.Response:
         headers = {"Accept-Encoding": "identity", "User-Agent": f"zoo/{__version__}"}
-        have = order.arriving.size
-        if have:
-            headers["Range"] = f"bytes={have}-"
+        have = order.begin + order.arriving.size
+        if have or order.of is not None:
+            end = "" if order.of is None else order.begin + order.file.size - 1
+            headers["Range"] = f"bytes={have}-{end}"
             if etag := order.arriving.etag:
                 headers["If-Range"] = etag
         return self._session().get(
@@ -293,21 +327,33 @@ class HttpFetcher:
         return session
 
 
+class RangesIgnored(HubError):
+    """A part of a file was asked for, and the server sends only the whole."""
+
+
 class Unreachable(HubError):
     """Patience is over: no other path of the same Hub will do better, a mirror may."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """One file from one address; `last` if there is no other endpoint to go to."""
+    """One file from one address; `last` if there is no other endpoint to go to.
+
+    Attributes:
+        source: None if the address is not a Hub's.
+        begin: where the file begins in what lies at the address.
+        of: what lies there, if the file is a part of it.
+    """
 
     file: LockedFile
-    source: Source
+    source: Source | None
     url: str
     arriving: Arriving
     progress: Progress
     token: str | None = field(default=None, repr=False)
     last: bool = True
+    begin: int = 0
+    of: LockedFile | None = None
 
     def start_again(self) -> None:
         """Throw away what arrived."""

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import msgspec
 import pytest
 
 pytest.importorskip("starlette", reason="needs the [serve] extra")
@@ -22,7 +23,7 @@ from zoo.hub_server.faults import Fault
 from zoo.hub_server.process import RunningHub, running_hub
 from zoo.lock import LockedFile, Source
 from zoo.transfer.answers import LONGEST_WAIT, TryAgain, bytes_to_skip
-from zoo.transfer.http import HttpFetcher, Retry, Stopped
+from zoo.transfer.http import HttpFetcher, RangesIgnored, Retry, Stopped
 from zoo.transfer.remote import file_url, resolve_endpoint
 
 REPO = "zoo/one"
@@ -387,3 +388,30 @@ def test_more_retries_are_patient_only_without_progress() -> None:
     assert 0.8 <= patience.wait(1) <= 1.2
     assert patience.wait(30) <= 6.0
     assert replace(patience, attempts=2).attempts == 2
+
+
+def test_a_part_of_what_lies_at_an_address(hub: RunningHub, file: LockedFile, tmp_path: Path) -> None:
+    url = file_url(hub.endpoint, file.sources[0])
+    whole = replace_sources(file)
+    fetcher = HttpFetcher(hub.endpoint, retry=QUICK)
+    try:
+        part = replace_sources(file, size=1_000, sha256=hashlib.sha256(DATA[500_000:501_000]).hexdigest())
+        (tmp_path / "part").write_bytes(DATA[500_000:500_300])
+        done = fetcher.fetch_address(url, part, tmp_path / "part", begin=500_000, of=whole)
+        assert ((tmp_path / "part").read_bytes(), done.received, done.resumed) == (DATA[500_000:501_000], 700, 300)
+        hub.faults.add(Fault(path="weight", ignore_range=True))
+        with pytest.raises(RangesIgnored):
+            fetcher.fetch_address(url, part, tmp_path / "again", begin=500_000, of=whole)
+        hub.faults.add(Fault(path="weight", cut_after=400, times=1))
+        assert fetcher.fetch_address(url, part, tmp_path / "cut", begin=500_000, of=whole).received == 1_000
+        done = fetcher.fetch_address(url, whole, tmp_path / "whole")
+        assert (done.digests.sha256, done.received) == (file.sha256, len(DATA))
+        with pytest.raises(HubError, match="404"):
+            fetcher.fetch_address(url + ".not", whole, tmp_path / "not")
+    finally:
+        fetcher.close()
+
+
+def replace_sources(file: LockedFile, **fields: object) -> LockedFile:
+    """The file as it is at an address of its own."""
+    return msgspec.structs.replace(file, sources=(), **fields)

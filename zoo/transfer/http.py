@@ -250,7 +250,7 @@ class HttpFetcher:
         try:
             with self._ask(order) as response:
                 for answer in (*response.history, response):
-                    check_announced_digest(answer.headers, file=order.file, url=order.url)
+                    check_announced_digest(answer.headers, file=order.of or order.file, url=order.url)
                 have = order.begin + order.arriving.size
                 skip = bytes_to_skip(
                     response.status_code,

@@ -38,6 +38,7 @@ def serve(
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Allow a HOST that other machines can reach. There is no TLS.")
     ] = False,
+    xet: Annotated[bool, typer.Option("--xet/--no-xet", help="Take uploads by xet from this machine, too.")] = True,
     seconds: Annotated[
         float | None, typer.Option("--for", metavar="SECONDS", min=0.0, help="Stop after this time.")
     ] = None,
@@ -57,7 +58,7 @@ def serve(
     stop = threading.Event()
     previous = {number: signal.signal(number, _setter(stop)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with running_hub(directory, port=port, host=host, settings=settings_for(token or [])) as hub:
+        with running_hub(directory, port=port, host=host, settings=settings_for(token or [], xet=xet)) as hub:
             _say(hub, needs_token=bool(token))
             stop.wait(seconds)
         say("stopped")
@@ -83,7 +84,7 @@ def check_host(host: str, *, allow_remote: bool) -> None:
         )
 
 
-def settings_for(tokens: list[str]) -> HubSettings:
+def settings_for(tokens: list[str], *, xet: bool = True) -> HubSettings:
     """The settings of a Hub whose tokens may all write.
 
     Raises:
@@ -94,7 +95,7 @@ def settings_for(tokens: list[str]) -> HubSettings:
 
     if any(not token.isascii() or not token.isprintable() or " " in token or not token for token in tokens):
         raise UsageError("a token must consist of printable ASCII characters without spaces")
-    return HubSettings(access=Access({token: Account(OPEN_HUB_USER) for token in tokens}))
+    return HubSettings(access=Access({token: Account(OPEN_HUB_USER) for token in tokens}), xet_uploads=xet)
 
 
 def _setter(stop: threading.Event) -> Callable[[int, FrameType | None], None]:
@@ -111,7 +112,7 @@ def _say(hub: RunningHub, *, needs_token: bool) -> None:
         f"serving {hub.directory} at {hub.endpoint}",
         "",
         f"  HF_ENDPOINT={hub.endpoint}{token} hf download NAMESPACE/NAME",
-        f"  HF_ENDPOINT={hub.endpoint}{token} HF_HUB_DISABLE_XET=1 hf upload NAMESPACE/NAME FOLDER",
+        f"  HF_ENDPOINT={hub.endpoint}{token} hf upload NAMESPACE/NAME FOLDER",
         "",
         "Ctrl-C stops it; the folder keeps everything.",
     ]

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import errno
-import secrets
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from zoo.errors import ZooError
-from zoo.hub_server import content, downloads, repos, uploads
+from zoo.hub_server import commits, content, downloads, repos, uploads, xet_routes
 from zoo.hub_server.errors import Refusal
 from zoo.hub_server.http import Hub, dispatch, refuse
 from zoo.hub_server.settings import HubSettings
 from zoo.hub_server.store import Store
 
-ROUTES = (*repos.ROUTES, *content.ROUTES, *uploads.ROUTES, *downloads.ROUTES)
+ROUTES = (*repos.ROUTES, *content.ROUTES, *commits.ROUTES, *uploads.ROUTES, *xet_routes.ROUTES, *downloads.ROUTES)
 """In the order in which they are tried: those that begin with a name come last."""
 
 
 def hub_app(store: Store, settings: HubSettings | None = None) -> ASGIApp:
     """The ASGI application that serves `store`."""
-    hub = Hub(store, settings or HubSettings(), secrets.token_bytes(32))
+    hub = Hub(store, settings or HubSettings())
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

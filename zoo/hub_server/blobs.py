@@ -126,9 +126,14 @@ class Blobs:
 
     def prepare(self) -> None:
         """Make the folders and forget uploads that a killed process left behind."""
-        shutil.rmtree(self._uploads, ignore_errors=True)
+        self.clear_uploads()
         for folder in (self._blobs, self._xet, self._uploads):
             folder.mkdir(parents=True, exist_ok=True)
+        self._uploads.chmod(0o700)
+
+    def clear_uploads(self) -> None:
+        """Forget what is still arriving."""
+        shutil.rmtree(self._uploads, ignore_errors=True)
 
     def path(self, sha256: str) -> Path:
         """Where the content of `sha256` lies or would lie."""

@@ -22,6 +22,13 @@ class PutSmall:
 
 
 @dataclass(frozen=True)
+class KeptSmall:
+    """Write a file whose small content is stored already."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True)
 class PutLarge:
     """Write a file whose content is a large object of the repo; `size` is checked where given."""
 
@@ -44,7 +51,7 @@ class DeleteFolder:
     path: str
 
 
-Change = PutSmall | PutLarge | DeleteFile | DeleteFolder
+Change = PutSmall | KeptSmall | PutLarge | DeleteFile | DeleteFolder
 
 
 def apply_changes(
@@ -75,6 +82,9 @@ def apply_changes(
                 if len(content) > REGULAR_LIMIT:
                     raise bad_request(f"{path}: {len(content)} bytes; above {REGULAR_LIMIT} a file must use LFS")
                 after[path] = Entry.regular(path, content, keep(content))
+            case KeptSmall(entry):
+                check_repo_path(entry.path)
+                after[entry.path] = entry
             case PutLarge(path, sha256, size):
                 check_repo_path(path)
                 found = object_size(sha256)

@@ -1,20 +1,16 @@
-"""Routes about what a repo holds: info, tree listings, paths-info, and commits."""
+"""Routes about what a repo holds: info, tree listings, paths-info."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 from starlette.responses import Response
 
-from zoo.hub_server.blobs import check_sha256
-from zoo.hub_server.changes import Change, DeleteFile, DeleteFolder, PutLarge, PutSmall
+from zoo.hub_server.commits import from_base64
 from zoo.hub_server.errors import bad_request, entry_not_found
 from zoo.hub_server.gitids import pointer
-from zoo.hub_server.http import Call, Route, answer, list_field, parse_object, size_field, text_field
+from zoo.hub_server.http import Call, Route, answer, list_field, size_field, text_field
 from zoo.hub_server.records import Entry, Snapshot
 from zoo.hub_server.repos import NO_DATE, visible_repo
 from zoo.hub_server.store import DEFAULT_BRANCH
@@ -144,7 +140,7 @@ def preupload(call: Call) -> Response:
     rows = []
     for file in list_field(call.json(), "files"):
         path = text_field(file, "path")
-        sample = _from_base64(text_field(file, "sample", ""))
+        sample = from_base64(text_field(file, "sample", ""))
         large = is_large(path, size_field(file, "size"), sample, call.hub.settings.lfs_threshold)
         row: dict[str, Any] = {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
         known = snapshot.files.get(path)
@@ -154,73 +150,12 @@ def preupload(call: Call) -> Response:
     return answer({"files": rows, "commitOid": snapshot.commit})
 
 
-def commit(call: Call) -> Response:
-    """POST /api/models/{id}/commit/{revision}: one line of JSON for the header and for each change."""
-    visible_repo(call)
-    lines = [parse_object(line) for line in call.body.splitlines() if line.strip()]
-    headers = [line.get("value") for line in lines if line.get("key") == "header"]
-    if len(headers) != 1 or not isinstance(headers[0], dict):
-        raise bad_request("A commit needs exactly one header line")
-    header = headers[0]
-    parent = header.get("parentCommit")
-    oid, number = call.hub.store.commit(
-        call.repo,
-        call.names["revision"],
-        list(_changes(lines)),
-        title=_clean(text_field(header, "summary")),
-        description=_clean(str(header.get("description") or "")),
-        parent=parent if isinstance(parent, str) and parent else None,
-        open_pull_request=call.query_flag("create_pr"),
-    )
-    url = f"{call.endpoint}/{call.repo.url_path}"
-    done: dict[str, Any] = {"success": True, "commitOid": oid, "commitUrl": f"{url}/commit/{oid}", "hookOutput": ""}
-    if number is not None:
-        done |= {"pullRequestUrl": f"{url}/discussions/{number}", "pullRequestNum": number}
-    return answer(done)
-
-
-def _changes(lines: list[dict[str, Any]]) -> Iterator[Change]:
-    for line in lines:
-        key, value = line.get("key"), line.get("value")
-        if key == "header":
-            continue
-        if not isinstance(value, dict):
-            raise bad_request("Every line of a commit needs `key` and `value`")
-        path = text_field(value, "path")
-        if key == "file":
-            content = text_field(value, "content")
-            is_base64 = value.get("encoding") == "base64"
-            yield PutSmall(path, _from_base64(content) if is_base64 else content.encode("utf-8", "replace"))
-        elif key == "lfsFile":
-            size = size_field(value, "size") if value.get("size") is not None else None
-            yield PutLarge(path, check_sha256(value.get("oid")), size)
-        elif key == "deletedFile":
-            yield DeleteFile(path)
-        elif key == "deletedFolder":
-            yield DeleteFolder(path)
-        else:
-            raise bad_request(f"A commit cannot have a {str(key)[:40]!r} line")
-
-
-def _from_base64(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise bad_request("Content is not base64") from None
-
-
-def _clean(text: str) -> str:
-    """Text that can be written as UTF-8; JSON can smuggle in lone surrogates."""
-    return text.encode("utf-8", "replace").decode()
-
-
 _REPO = "api/{kind}/{namespace}/{name}"
 
 ROUTES = (
     Route("GET", _REPO, repo_info),
     Route("GET", _REPO + "/revision/{revision}", repo_info),
     Route("GET", _REPO + "/tree/{revision}/{path*}", tree),
-    Route("POST", _REPO + "/paths-info/{revision}", paths_info),
+    Route("POST", _REPO + "/paths-info/{revision}", paths_info, slow=True),
     Route("POST", _REPO + "/preupload/{revision}", preupload, writes=True),
-    Route("POST", _REPO + "/commit/{revision}", commit, writes=True),
 )

@@ -7,33 +7,50 @@ Routes are matched on the undecoded path, for the client quotes a revision such 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from zoo.hub_server.access import Account
+from zoo.hub_server.blobs import IO_SIZE
 from zoo.hub_server.errors import Refusal, bad_request, forbidden, too_large
 from zoo.hub_server.names import REPO_KINDS
 from zoo.hub_server.records import RepoId
 from zoo.hub_server.settings import HubSettings
 from zoo.hub_server.store import Store
 
-BODY_LIMIT = 256 << 20
-"""Bytes of a request body that is read whole. Small files travel inside a commit, 10 MiB each, in base64."""
+BODY_LIMIT = 8 << 20
+"""Bytes of a request body that is read whole: a thousand paths or the names of 25,000 large objects."""
+
+SLOW_THREADS = 8
+"""Several, for one may wait for the network or a lock; few, for each reads the disk as fast as it can."""
 
 
 @dataclass(frozen=True)
 class Hub:
-    """What every handler works on. `secret` signs upload addresses; a restart makes a new one."""
+    """What every handler works on.
+
+    Attributes:
+        store: repos and blobs.
+        settings: what the Hub was told.
+        secret: signs upload addresses; a restart makes a new one.
+        slow: threads for what reads or hashes whole files, so that it does not take those that answer the rest.
+        hashing: one thread for hashes that nobody waits for yet.
+    """
 
     store: Store
     settings: HubSettings
-    secret: bytes = field(repr=False)
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    slow: Executor = field(default_factory=lambda: ThreadPoolExecutor(SLOW_THREADS, "zoo-hub-slow"), repr=False)
+    hashing: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "zoo-hub-hash"), repr=False)
 
 
 @dataclass(frozen=True)
@@ -91,6 +108,7 @@ class Route:
         handler: answers in a thread.
         streaming: answers in the event loop.
         writes: whether a token that may write is needed.
+        slow: whether `handler` may read whole files.
     """
 
     method: str
@@ -98,6 +116,7 @@ class Route:
     handler: Handler | None = None
     streaming: StreamingHandler | None = None
     writes: bool = False
+    slow: bool = False
 
     def match(self, segments: Sequence[str]) -> dict[str, str] | None:
         """The names in an undecoded path, decoded, or None if it is another path."""
@@ -135,6 +154,8 @@ async def dispatch(hub: Hub, routes: Sequence[Route], request: Request) -> Respo
             return await route.streaming(Call(hub, request, names, account))
         assert route.handler is not None
         call = Call(hub, request, names, account, await _read_body(request))
+        if route.slow:
+            return await in_slow_thread(call, functools.partial(route.handler, call))
         return await asyncio.to_thread(route.handler, call)
     except Refusal as refusal:
         return refuse(refusal)
@@ -160,6 +181,40 @@ async def _read_body(request: Request) -> bytes:
             raise too_large(f"More than {BODY_LIMIT} bytes in one request; large files must use LFS")
         parts.append(chunk)
     return b"".join(parts)
+
+
+async def receive_into(call: Call, write: Callable[[bytes], None]) -> None:
+    """Give the body to `write`, in a thread and in pieces of about `IO_SIZE`, while the next piece arrives.
+
+    Raises:
+        Refusal: 400, if the client goes away; and what `write` raises.
+    """
+    waiting: list[bytes] = []
+    size = 0
+    writing: asyncio.Task[None] | None = None
+    try:
+        async for chunk in call.request.stream():
+            waiting.append(chunk)
+            size += len(chunk)
+            if size >= IO_SIZE:
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(asyncio.to_thread(write, b"".join(waiting)))
+                waiting, size = [], 0
+        if writing is not None:
+            await writing
+        await asyncio.to_thread(write, b"".join(waiting))
+    except ClientDisconnect:
+        raise bad_request("The client went away") from None
+    finally:
+        # Whoever called closes the file next; the thread must be done with it.
+        if writing is not None and not writing.done():
+            await asyncio.wait([writing])
+
+
+async def in_slow_thread(call: Call, function: Callable[[], Response]) -> Response:
+    """Run what may take long where it keeps nobody waiting but its like."""
+    return await asyncio.get_running_loop().run_in_executor(call.hub.slow, function)
 
 
 def parse_object(text: bytes | str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from zoo.errors import Conflict, DiskError, HubError, MissingExtra, UsageError
+from zoo.hub_server.errors import Refusal
 from zoo.hub_server.settings import HubSettings
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ START_LIMIT_S = 20.0
 
 GRACE_S = 1
 """How long answers under way may take when the Hub stops."""
+
+SWEEP_S = 30.0
+"""How often leftovers are looked for."""
 
 STOP_LIMIT_S = 15.0
 """After this the thread is left alone; it is a daemon and ends with the process."""
@@ -104,7 +108,27 @@ def running_hub(
         thread.start()
         cleanup.callback(_stop, server, thread)
         _await_start(server, thread)
+        cleanup.enter_context(_swept(store))
         yield running
+
+
+@contextlib.contextmanager
+def _swept(store: Store) -> Iterator[None]:
+    """Now and then remove what uploads left that were given up."""
+    ended = threading.Event()
+
+    def sweep() -> None:
+        while not ended.wait(SWEEP_S):
+            with contextlib.suppress(OSError, Refusal):  # next time, then
+                store.sweep()
+
+    thread = threading.Thread(target=sweep, name="zoo-hub-sweeper", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(STOP_LIMIT_S)
 
 
 def check_serve_extra() -> None:
@@ -138,6 +162,7 @@ def _owned(directory: Path, store: Store) -> Iterator[None]:
         except OSError as error:
             raise DiskError(f"{directory}: cannot be served: {error.strerror}") from None
         yield
+        store.blobs.clear_uploads()
     finally:
         lock.release()
 

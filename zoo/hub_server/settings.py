@@ -17,6 +17,7 @@ class HubSettings:
         lfs_threshold: bytes above which a file is a large object whatever it is called.
         multipart_threshold: bytes above which a large object is uploaded in parts.
         part_size: bytes of such a part.
+        xet_uploads: whether clients on this machine may upload by xet (`zoo.hub_server.xet`).
     """
 
     access: Access = field(default_factory=Access)
@@ -24,3 +25,4 @@ class HubSettings:
     lfs_threshold: int = 10 << 20
     multipart_threshold: int = 2 << 30
     part_size: int = 256 << 20
+    xet_uploads: bool = True

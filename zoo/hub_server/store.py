@@ -38,6 +38,7 @@ from zoo.hub_server.errors import (
 )
 from zoo.hub_server.names import check_ref_name, check_repo_name, check_tree_paths, is_full_oid
 from zoo.hub_server.records import Commit, Entry, PullRequest, Refs, RepoId, RepoInfo, Snapshot, Tree
+from zoo.hub_server.xet import XetStages
 from zoo.plan.remote import LFS_SUFFIXES
 
 DEFAULT_BRANCH = "main"
@@ -55,6 +56,7 @@ class Store:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.blobs = Blobs(directory)
+        self.xet = XetStages(self.blobs)
         self._lock = threading.RLock()
 
     def prepare(self) -> None:
@@ -203,6 +205,21 @@ class Store:
         folder = self._file(repo, "lfs")
         folder.mkdir(exist_ok=True)
         (folder / sha256).touch()
+
+    def take_over(self, repo: RepoId, digests: Iterable[str]) -> None:
+        """Let this repo use those of the large objects that were uploaded to it by xet.
+
+        Raises:
+            Refusal: 400, if what was uploaded is not what it was said to be.
+        """
+        missing = [sha256 for sha256 in dict.fromkeys(digests) if not self.has_object(repo, sha256)]
+        for sha256 in self.xet.fetch(repo, missing) if missing else ():
+            self.grant_object(repo, sha256)
+        self.xet.sweep(self.has_object, repo)
+
+    def sweep(self) -> None:
+        """Remove what uploads left that were given up."""
+        self.xet.sweep(self.has_object)
 
     # Changing
 

@@ -9,31 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
 import xxhash
-from starlette.requests import ClientDisconnect
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from zoo.hub_server.access import is_signed, sign
-from zoo.hub_server.blobs import IO_SIZE, check_sha256
+from zoo.hub_server.blobs import check_sha256
 from zoo.hub_server.errors import Refusal, bad_request, forbidden, too_large
-from zoo.hub_server.http import Call, Hub, Route, answer, list_field, size_field, text_field
+from zoo.hub_server.http import Call, Hub, Route, answer, list_field, receive_into, size_field, text_field
 from zoo.hub_server.names import REPO_KINDS
 from zoo.hub_server.records import RepoId
 from zoo.hub_server.repos import visible_repo
 
 LFS_MEDIA_TYPE = "application/vnd.git-lfs+json"
-
-ADVICE_PATH = "this-Hub-takes-LFS-uploads-only--set-HF_HUB_DISABLE_XET=1-and-try-again"
-"""The client without `HF_HUB_DISABLE_XET=1` uploads by xet and by nothing else, whatever the server says."""
-
-NO_XET = (
-    "This Hub takes large files by LFS, not by xet: set HF_HUB_DISABLE_XET=1 and run the same upload again."
-    " Downloads and server-side copies need nothing."
-)
 
 
 def batch(call: Call) -> Response:
@@ -103,7 +93,7 @@ async def put_object(call: Call) -> Response:
     _check_length(call, size)
     writer = await asyncio.to_thread(call.hub.store.blobs.writer, size)
     try:
-        await _receive_into(call, writer.write)
+        await receive_into(call, writer.write)
         await asyncio.to_thread(writer.finish, oid, size)
     finally:
         writer.abort()
@@ -132,7 +122,7 @@ async def put_part(call: Call) -> Response:
         written += len(data)
 
     try:
-        await _receive_into(call, write)
+        await receive_into(call, write)
     finally:
         os.close(handle)
     if written != length:
@@ -186,52 +176,10 @@ def duplicate(call: Call) -> Response:
     return answer({"success": len(files) - len(failed), "failed": failed})
 
 
-def send_to_advice(call: Call) -> Response:
-    """GET /api/models/{id}/xet-write-token/{revision}: on to an address that says what to do.
-
-    hf_xet follows the redirect and then shows the address, and nothing else of the answer, to the person.
-    """
-    return RedirectResponse(f"{call.endpoint}/{ADVICE_PATH}", status_code=307)
-
-
-def advise(_call: Call) -> Response:
-    """Says how to upload instead."""
-    raise bad_request(NO_XET)
-
-
 def _check_length(call: Call, size: int) -> None:
     announced = call.request.headers.get("content-length")
     if announced is not None and announced != str(size):
         raise bad_request(f"Content-Length is {announced[:20]}, expected {size} bytes")
-
-
-async def _receive_into(call: Call, write: Callable[[bytes], None]) -> None:
-    """Give the body to `write`, in a thread and in pieces of about `IO_SIZE`, while the next piece arrives.
-
-    Raises:
-        Refusal: 400, if the client goes away; and what `write` raises.
-    """
-    waiting: list[bytes] = []
-    size = 0
-    writing: asyncio.Task[None] | None = None
-    try:
-        async for chunk in call.request.stream():
-            waiting.append(chunk)
-            size += len(chunk)
-            if size >= IO_SIZE:
-                if writing is not None:
-                    await writing
-                writing = asyncio.create_task(asyncio.to_thread(write, b"".join(waiting)))
-                waiting, size = [], 0
-        if writing is not None:
-            await writing
-        await asyncio.to_thread(write, b"".join(waiting))
-    except ClientDisconnect:
-        raise bad_request("The client went away") from None
-    finally:
-        # Whoever called closes the file next; the thread must be done with it.
-        if writing is not None and not writing.done():
-            await asyncio.wait([writing])
 
 
 def _hash_for_xet(call: Call, oid: str) -> None:
@@ -242,7 +190,7 @@ def _hash_for_xet(call: Call, oid: str) -> None:
         with contextlib.suppress(OSError):
             call.hub.store.blobs.xet_hash(oid)
 
-    asyncio.get_running_loop().run_in_executor(None, compute)
+    call.hub.hashing.submit(compute)
 
 
 _REPO = "api/{kind}/{namespace}/{name}"
@@ -250,11 +198,9 @@ _BATCH = "{namespace}/{name}/info/lfs/objects/batch"
 
 ROUTES = (
     Route("POST", f"{_REPO}/lfs-files/duplicate", duplicate, writes=True),
-    Route("GET", _REPO + "/xet-write-token/{revision}", send_to_advice),
-    Route("GET", ADVICE_PATH, advise),
     Route("PUT", "lfs/objects/{oid}", streaming=put_object),
     Route("PUT", "lfs/parts/{upload}/{number}", streaming=put_part),
-    Route("POST", "lfs/complete/{upload}", complete),
+    Route("POST", "lfs/complete/{upload}", complete, slow=True),
     Route("POST", "lfs/verify/{oid}", verify),
     Route("POST", "{kind}/" + _BATCH, batch, writes=True),
     Route("POST", _BATCH, batch, writes=True),

@@ -4,6 +4,7 @@ Nothing here follows a symbolic link out of the folder, and `.zoo/` is never par
 
     .zoo/receipt.json        what is installed (zoo.receipt)
     .zoo/partial/<sha256>    bytes of files that are being fetched, whole or not; survive any kill
+    .zoo/partial/<sha256>.ranges    which bytes are there, if they did not come in order (zoo.spans)
     .zoo/staging/<path>      verified files on their way to their place, for a moment
     .zoo/removing.json       what `zoo remove` is deleting (zoo.transfer.remove)
     .zoo/removed/<path>      model folders on their way out, for a moment
@@ -27,6 +28,7 @@ from zoo.lock import LockedFile
 from zoo.paths import STATE_DIRECTORY, resolve_inside
 from zoo.receipt import Receipt, ReceiptFile, load_receipt
 from zoo.report.sizes import human_bytes
+from zoo.spans import SLOT_BYTES, Spans, read_record
 
 PARTIAL_DIRECTORY = "partial"
 STAGING_DIRECTORY = "staging"
@@ -34,6 +36,12 @@ REMOVED_DIRECTORY = "removed"
 
 ETAG_SUFFIX = ".etag"
 """Beside a partial file: the validator that the server gave with its first bytes."""
+
+RANGES_SUFFIX = ".ranges"
+"""Beside a partial file with holes: which bytes are there."""
+
+PARTIAL_SUFFIXES = (ETAG_SUFFIX, RANGES_SUFFIX, RANGES_SUFFIX + ".new")
+"""What may lie beside a partial file."""
 
 SPACE_MARGIN = 16 << 20
 """Bytes left free for directories, the receipt and the file system's own books."""
@@ -151,14 +159,48 @@ def _partials(folder: Path) -> dict[str, int]:
     try:
         with os.scandir(partial_directory(folder)) as entries:
             return {
-                entry.name: entry.stat(follow_symlinks=False).st_size
+                entry.name: arrived_bytes(Path(entry.path))
                 for entry in entries
-                if entry.is_file(follow_symlinks=False) and not entry.name.endswith(ETAG_SUFFIX)
+                if entry.is_file(follow_symlinks=False) and not entry.name.endswith(PARTIAL_SUFFIXES)
             }
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise DiskError(f"{partial_directory(folder)}: cannot be read: {error.strerror}") from None
+
+
+def arrived_bytes(partial: Path) -> int:
+    """How many bytes of an interrupted fetch are there; the file's size says so only if it has no holes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    size = partial.lstat().st_size
+    known = read_ranges(partial)
+    return size if known is None else known[0].within(0, size).total
+
+
+def read_ranges(partial: Path, size: int | None = None) -> tuple[Spans, int] | None:
+    """What the record beside a partial file says, and its sequence number.
+
+    Args:
+        partial: `.zoo/partial/<name>`.
+        size: bytes the file will have, if known; a record of another size is not believed.
+
+    Returns:
+        None if there is no whole record: the file has no holes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    place = partial.with_name(partial.name + RANGES_SUFFIX)
+    try:
+        if place.is_symlink():
+            return None
+        with place.open("rb") as file:
+            return read_record(file.read(2 * SLOT_BYTES), size)
+    except FileNotFoundError:
+        return None
 
 
 def partial_directory(folder: Path) -> Path:

@@ -52,13 +52,14 @@ def fetch(plan: PullPlan, folder: Path, how: How, cache: DigestCache) -> PullRes
     """Carry a plan out. The caller holds the folder's lock."""
     import contextlib
 
+    from zoo.plan.parts import PartRule
     from zoo.report.progress import progress_display
     from zoo.transfer.http import HttpFetcher
     from zoo.transfer.pull import carry_out
     from zoo.transfer.remote import hub_token, with_token
 
     first, *mirrors = with_token(how.endpoints, hub_token() if plan.fetches else None)
-    fetcher = HttpFetcher(first.address, token=first.token, mirrors=mirrors)
+    fetcher = HttpFetcher(first.address, token=first.token, mirrors=mirrors, parts=PartRule(how.jobs))
     total = plan.bytes_to_place
     with (
         contextlib.closing(fetcher),

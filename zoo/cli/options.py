@@ -75,7 +75,9 @@ FolderOption = Annotated[
 LinkOption = Annotated[
     Link, typer.Option("--link", help="How bytes on this disk are put in place; auto takes the cheapest safe way.")
 ]
-JobsOption = Annotated[int, typer.Option("--jobs", "-j", min=1, max=32, help="Files at once.")]
+JobsOption = Annotated[
+    int, typer.Option("--jobs", "-j", min=1, max=32, help="Connections: files at once, or parts of a large one.")
+]
 ReuseOption = Annotated[
     bool,
     typer.Option(

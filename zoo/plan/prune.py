@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from zoo.folder import ETAG_SUFFIX, PARTIAL_DIRECTORY, STAGING_DIRECTORY, FolderFile, FolderState, orphans
+from zoo.folder import PARTIAL_DIRECTORY, PARTIAL_SUFFIXES, STAGING_DIRECTORY, FolderFile, FolderState, orphans
 from zoo.lock import Lock
 from zoo.paths import STATE_DIRECTORY
 from zoo.plan.actions import Delete, Keep, actions_json
@@ -123,7 +123,7 @@ def _partials(leftovers: Leftovers, request: PruneRequest) -> Iterable[Keep | De
     needed = {partial_name(file) for lock in request.locks or () for file in lock.files}
     for name, size in sorted(leftovers.partials.items()):
         path = f"{STATE_DIRECTORY}/{PARTIAL_DIRECTORY}/{name}"
-        fetch = name.removesuffix(ETAG_SUFFIX)
+        fetch = name.removesuffix(next(filter(name.endswith, PARTIAL_SUFFIXES), ""))
         if name != fetch and fetch not in leftovers.partials:
             yield Delete(path, size, "left by a dead process")
         elif request.partials:

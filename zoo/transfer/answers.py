@@ -80,6 +80,13 @@ def bytes_to_skip(
     return have - int(found[1])
 
 
+def range_end(headers: Mapping[str, str]) -> int:
+    """The position after the last byte of the part that a 206 answer holds; its header has been judged before."""
+    found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+    assert found is not None
+    return int(found[2]) + 1
+
+
 def check_announced_digest(headers: Mapping[str, str], *, file: LockedFile, url: str) -> None:
     """Compare what the Hub says it will send, before gigabytes of it travel.
 

@@ -10,7 +10,10 @@ from zoo.build.cache import StepCache, regular_files, remove_tree
 from zoo.catalog import Catalog
 from zoo.errors import DiskError, ZooError
 from zoo.folder import (
+    PARTIAL_SUFFIXES,
+    FolderFile,
     FolderState,
+    arrived_bytes,
     check_state_directory,
     list_folder,
     partial_directory,
@@ -111,11 +114,16 @@ def _leftovers(folder: Path) -> Leftovers:
     }
     partials, _ = list_folder(partial_directory(folder))
     return Leftovers(
-        partials={name: file.size for name, file in partials.items()},
+        partials={name: _partial_size(partial_directory(folder) / name, file) for name, file in partials.items()},
         staged={path: file.size for path, file in staged.items()},
         temporary=temporary,
         installed=receipt_path(folder).is_file(),
     )
+
+
+def _partial_size(place: Path, file: FolderFile) -> int:
+    """Bytes on disk: a file whose parts come out of order is shorter than its size says."""
+    return arrived_bytes(place) if file.regular and not place.name.endswith(PARTIAL_SUFFIXES) else file.size
 
 
 def _is_alive(process: int) -> bool:

@@ -25,7 +25,8 @@ from zoo.digests import DigestCache, Digests, hash_file, hash_files
 from zoo.errors import DigestMismatch, DiskError, ZooError
 from zoo.events import Progress, Silent
 from zoo.folder import (
-    ETAG_SUFFIX,
+    PARTIAL_SUFFIXES,
+    arrived_bytes,
     check_space,
     check_state_directory,
     list_folder,
@@ -197,15 +198,22 @@ def _gather(work: _Work) -> None:
     wanted = {file.path: file for file in work.plan.request.files}
     orders += [(wanted[action.path], "origin gone") for action in outside if action not in usable]
     orders.sort(key=lambda order: -order[0].size)
+    over = threading.Event()
     with ThreadPoolExecutor(max_workers=work.jobs, thread_name_prefix="zoo-fetch") as pool:
         futures = [pool.submit(_fetch, work, file) for file, _ in orders]
+        # Their turn comes when no file waits any more: a thread that has nothing to fetch helps one that has.
+        helpers = [pool.submit(work.fetcher.help, over) for _ in range(work.jobs - 1) if futures]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
             _raise_first(work, futures)
+            over.set()
+            wait(helpers)
+            _raise_first(work, helpers)
         except BaseException:
             # Ctrl-C too: the others end after the piece they are at, and keep what they have.
             work.stop.set()
-            for future in futures:
+            over.set()
+            for future in (*futures, *helpers):
                 future.cancel()
             raise
 
@@ -254,7 +262,7 @@ def _fetch(work: _Work, file: LockedFile) -> None:
 
 def _arrived_before(work: _Work, target: Path, file: LockedFile) -> Digests | None:
     """The digests of what an earlier pull brought whole but did not get to put in place."""
-    if file.sha256 is None or not target.is_file() or target.stat().st_size != file.size:
+    if file.sha256 is None or not target.is_file() or arrived_bytes(target) != file.size:
         return None
     digests = hash_files([target], cache=work.cache)[target]
     if digests.sha256 != file.sha256:
@@ -370,7 +378,8 @@ def _finish(work: _Work) -> None:
         (directory / name).unlink(missing_ok=True)
     done = {partial_name(action.file) for action in work.plan.fetches}
     for name in done.union(work.plan.unused_partials):
-        (directory / (name + ETAG_SUFFIX)).unlink(missing_ok=True)
+        for suffix in PARTIAL_SUFFIXES:
+            (directory / (name + suffix)).unlink(missing_ok=True)
     with suppress(OSError):
         directory.rmdir()
 

@@ -15,6 +15,8 @@ import pytest
 
 from tests import swift_toolchain
 from tests.swift_toolchain import NoSwift, Toolchain
+from tests.zoo.bundles import locked_zoo, text_files
+from zoo.swift.files import chosen_entries, generate
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -34,17 +36,19 @@ class Compiler:
         return "" if isinstance(done, Path) else done
 
     def program(self, sources: Mapping[str, bytes], *options: str) -> Path:
-        """An optimised program made of the sources."""
-        done = self._swiftc(sources, "program", "-O", *options)
+        """A program made of the sources."""
+        done = self._swiftc(sources, "program", *options)
         assert isinstance(done, Path), done
         return done
 
     def run(self, program: Path, *arguments: str, place: Path) -> subprocess.CompletedProcess[str]:
         """Run a program that may read and write `place`."""
-        local = place / program.name
-        if not local.exists():
-            shutil.copy2(program, local)
-        return self.toolchain.run(str(local), *arguments, place=place)
+        return self.toolchain.run(str(_beside(program, place)), *arguments, place=place)
+
+    def start(self, program: Path, *arguments: str, place: Path) -> subprocess.Popen[bytes]:
+        """Start a program as the head of a process group of its own."""
+        command = self.toolchain.command(str(_beside(program, place)), *arguments, place=place)
+        return subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
 
     def _swiftc(self, sources: Mapping[str, bytes], result: str, *options: str) -> Path | str:
         """Where the result lies, or what is wrong with the sources."""
@@ -73,6 +77,13 @@ class Compiler:
         return kept
 
 
+def _beside(program: Path, place: Path) -> Path:
+    local = place / program.name
+    if not local.exists():
+        shutil.copy2(program, local)
+    return local
+
+
 @pytest.fixture(scope="session")
 def swift() -> Compiler:
     """The compiler; without one tests are skipped, or fail where `CI=true` or `ZOO_REQUIRE_SWIFT=1`."""
@@ -86,3 +97,12 @@ def swift() -> Compiler:
     if swift_toolchain.required():
         pytest.fail(reason)
     pytest.skip(f"THE SWIFT CODE WAS NOT COMPILED: {reason}")
+
+
+@pytest.fixture(scope="session")
+def program(swift: Compiler, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An app with the runtime, as a command; see programs/main.swift."""
+    catalog = locked_zoo(tmp_path_factory.mktemp("zoo"), {"tiny": text_files()})
+    sources = generate(chosen_entries(catalog, []), endpoint=None)
+    mains = {path.name: path.read_bytes() for path in PROGRAMS.glob("*.swift")}
+    return swift.program({**sources, **mains}, "-swift-version", "6")

@@ -6,25 +6,18 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from tests.zoo.bundles import locked_zoo, text_files
-from tests.zoo.swift.conftest import PROGRAMS, Compiler
+from tests.zoo.swift.conftest import Compiler
 from tests.zoo.swift.planner_cases import Case, Dealer
-from zoo.swift.files import chosen_entries, generate
 
 WORLDS, SITUATIONS = 200, 20
 
 
-def test_swift_answers_as_python_does(swift: Compiler, tmp_path: Path) -> None:
-    catalog = locked_zoo(tmp_path / "zoo", {"tiny": text_files()})
-    sources = generate(chosen_entries(catalog, []), endpoint=None)
-    program = swift.program(
-        {**sources, "main.swift": (PROGRAMS / "vectors_main.swift").read_bytes()}, "-swift-version", "6"
-    )
+def test_swift_answers_as_python_does(swift: Compiler, program: Path, tmp_path: Path) -> None:
     cases = list(Dealer(4, tmp_path).cases(WORLDS, SITUATIONS))
     seen = kinds_of(cases)
     asked = tmp_path / "cases.json"
     asked.write_text("\n".join(json.dumps(case.question, ensure_ascii=False) for case in cases), encoding="utf-8")
-    done = swift.run(program, str(asked), place=tmp_path)
+    done = swift.run(program, "vectors", str(asked), place=tmp_path)
     assert done.returncode == 0, done.stderr
     answers = done.stdout.rstrip("\n").split("\n")
     assert len(answers) == len(cases)

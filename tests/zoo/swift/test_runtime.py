@@ -62,3 +62,38 @@ def test_it_compiles_without_a_warning(
 def test_the_compiler_notices_mistakes(swift: Compiler) -> None:
     assert "cannot convert" in swift.typecheck({"a.swift": b'let x: Int = "1"\n'})
     assert "never used" in swift.typecheck({"a.swift": b"func f() { let x = 1 }\n"})
+
+
+CRYPTOKIT = b"""
+public struct SHA256Digest: Sequence {
+    public func makeIterator() -> IndexingIterator<[UInt8]> { [UInt8]().makeIterator() }
+}
+public protocol DataProtocol {}
+extension Data: DataProtocol {}
+public struct SHA256 {
+    public init() {}
+    public mutating func update<D: DataProtocol>(data: D) {}
+    public func finalize() -> SHA256Digest { SHA256Digest() }
+}
+"""
+"""The part of Apple's CryptoKit that the runtime uses, as its documentation declares it."""
+
+
+def test_the_side_with_cryptokit_compiles_too(swift: Compiler, tmp_path: Path) -> None:
+    catalog = locked_zoo(tmp_path / "zoo", {"tiny": text_files()})
+    sources = generate(chosen_entries(catalog, []), endpoint=None)
+    for name, text in {**sources, "CryptoKit.swift": b"import Foundation\n" + CRYPTOKIT}.items():
+        (tmp_path / name).write_bytes(text)
+    module = ["-emit-module", "-parse-as-library", "-module-name", "CryptoKit"]
+    made = swift.toolchain.run(
+        *("swiftc", *module, "-o", str(tmp_path / "CryptoKit.swiftmodule"), str(tmp_path / "CryptoKit.swift")),
+        place=tmp_path,
+    )
+    assert made.returncode == 0, made.stderr
+    files = [str(tmp_path / name) for name in sources if name.endswith(".swift")]
+    done = swift.toolchain.run(
+        *("swiftc", "-typecheck", "-parse-as-library", "-swift-version", "6", "-warnings-as-errors"),
+        *("-I", str(tmp_path), *files),
+        place=tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

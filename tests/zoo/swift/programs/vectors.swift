@@ -103,11 +103,13 @@ func answer(_ asked: Case, _ catalog: ZooCatalog) -> [String: Any] {
     ]
 }
 
-let lines = try String(contentsOfFile: CommandLine.arguments[1], encoding: .utf8)
-var catalog = ZooCatalog.compiled
-for line in lines.split(separator: "\n") {
-    let asked = try JSONDecoder().decode(Case.self, from: Data(line.utf8))
-    if let text = asked.catalog { catalog = try ZooCatalog.decode(Data(text.utf8)) }
-    let data = try JSONSerialization.data(withJSONObject: answer(asked, catalog), options: [.sortedKeys])
-    print(String(decoding: data, as: UTF8.self))
+func answerCases(in file: String) throws {
+    let lines = try String(contentsOfFile: file, encoding: .utf8)
+    var catalog = ZooCatalog.compiled
+    for line in lines.split(separator: "\n") {
+        let asked = try JSONDecoder().decode(Case.self, from: Data(line.utf8))
+        if let text = asked.catalog { catalog = try ZooCatalog.decode(Data(text.utf8)) }
+        let data = try JSONSerialization.data(withJSONObject: answer(asked, catalog), options: [.sortedKeys])
+        print(String(decoding: data, as: UTF8.self))
+    }
 }

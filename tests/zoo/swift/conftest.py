@@ -101,8 +101,8 @@ def swift() -> Compiler:
 
 @pytest.fixture(scope="session")
 def program(swift: Compiler, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An app with the runtime, as a command; see programs/main.swift."""
+    """An app with the runtime, as a command; see programs/app."""
     catalog = locked_zoo(tmp_path_factory.mktemp("zoo"), {"tiny": text_files()})
     sources = generate(chosen_entries(catalog, []), endpoint=None)
-    mains = {path.name: path.read_bytes() for path in PROGRAMS.glob("*.swift")}
+    mains = {path.name: path.read_bytes() for path in (PROGRAMS / "app").glob("*.swift")}
     return swift.program({**sources, **mains}, "-swift-version", "6")

@@ -97,7 +97,7 @@ def _next_token(chunk: TextChunk, call: Call) -> dict[str, Tensor]:
     pick = t["last_position_mask"].reshape(1, 1, 1, length)
 
     def mask_row(mask: Tensor) -> Tensor:
-        return pick @ torch.clamp(mask, min=LOWEST)  # 0 times minus infinity is not a number
+        return pick @ torch.clamp(mask, LOWEST, 0)  # 0 times minus infinity is not a number
 
     tensors = dict(t) | {name: pick @ t[name] for name in ROPE}
     for name in ("hidden_states", "per_layer_combined"):

@@ -1,4 +1,4 @@
-"""Drives a bundle's stateless decode chunks token by token, the way the app's engine does.
+"""Drives a bundle's stateless chunks the way the app's engine does: prompts through prefill, then token by token.
 
 Inputs come from the folder's sidecars alone (`sidecars.py`), models run behind the `Runner` protocol. Attention is
 causal everywhere, image spans included: that is what E2B and E4B do in transformers too, whose
@@ -16,6 +16,7 @@ import numpy as np
 from converters.errors import RecipeError
 from converters.gemma4.interface import VERIFY
 from converters.mil.types import Array
+from converters.parity.prefill import PREFILL_CHUNKS, Prefill
 from converters.parity.runner import Load, Runner
 from converters.parity.sidecars import Sidecars, read_sidecars
 
@@ -30,17 +31,26 @@ Position = int | Array
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """What one position gives.
+class Choice:
+    """What follows a prompt.
 
     Attributes:
         token: the most likely next token.
         logit: its softcapped logit.
-        hidden: `(hidden,)` float32, after the final norm.
     """
 
     token: int
     logit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction(Choice):
+    """What one position gives.
+
+    Attributes:
+        hidden: `(hidden,)` float32, after the final norm.
+    """
+
     hidden: Array
 
 
@@ -90,6 +100,7 @@ class Engine:
     Attributes:
         sidecars: the folder's other files.
         position: how many positions the caches hold.
+        prefill: the folder's prefill chunks, if it has any.
     """
 
     def __init__(
@@ -97,6 +108,7 @@ class Engine:
         sidecars: Sidecars,
         chunks: Mapping[str, Runner],
         verifiers: Mapping[str, Runner] | None = None,
+        prefill: Prefill | None = None,
         *,
         zero_placeholders: bool = False,
     ) -> None:
@@ -106,6 +118,7 @@ class Engine:
             sidecars: the folder's other files.
             chunks: decode functions in their order.
             verifiers: verification functions in their order, if drafts are to be checked.
+            prefill: what runs the start of a prompt; without it, prompts are decoded like everything else.
             zero_placeholders: give positions with features no per-layer embedding at all, as the app's
                 engine does, instead of the padding token's, as transformers does.
 
@@ -115,6 +128,7 @@ class Engine:
         self.sidecars = sidecars
         self.position = 0
         self._chunks, self._verifiers = dict(chunks), dict(verifiers or {})
+        self.prefill = prefill
         self._zero_placeholders = zero_placeholders
         for name, runner in [*self._chunks.items(), *self._verifiers.items()]:
             self._check(name, runner)
@@ -133,7 +147,7 @@ class Engine:
         verify: bool = False,
         zero_placeholders: bool = False,
     ) -> Engine:
-        """Opens a bundle folder.
+        """Opens a bundle folder. If it has a `prefill_chunk1`, then prompts are prefilled, as in the app.
 
         Args:
             folder: packages and sidecars.
@@ -145,12 +159,54 @@ class Engine:
         Raises:
             RecipeError: a file is missing, damaged, or does not fit the others.
         """
+        sidecars = read_sidecars(folder)
+        prefills = any((folder / f"{PREFILL_CHUNKS[0]}{suffix}").exists() for suffix in (".mlpackage", ".mlmodelc"))
         return cls(
-            read_sidecars(folder),
+            sidecars,
             {name: load(name, None) for name in chunks},
             {name: load(name, VERIFY) for name in chunks} if verify else None,
+            Prefill({name: load(name, None) for name in PREFILL_CHUNKS}, sidecars.settings) if prefills else None,
             zero_placeholders=zero_placeholders,
         )
+
+    def prompt(self, positions: Sequence[Position], images: Sequence[range] = ()) -> Choice:
+        """Takes in a prompt: as much as the prefill chunks take, the rest one by one; what follows it.
+
+        Args:
+            positions: the prompt.
+            images: positions that see each other in both directions, as far as they are prefilled.
+
+        Raises:
+            RecipeError: the prompt is empty, the context is full, or prefill is not the first thing that happens.
+        """
+        if not positions:
+            raise RecipeError("the prompt is empty")
+        choice: Choice | None = None
+        count = min(len(positions), self.prefill.length) if self.prefill else 0
+        if self.prefill and count:
+            if self.position:
+                raise RecipeError(f"prefill starts a conversation; there are {self.position} positions already")
+            choice = self._run_prefill(self.prefill, positions[:count], images)
+        for position in positions[count:]:
+            choice = self.step(position)
+        assert choice is not None
+        return choice
+
+    def _run_prefill(self, prefill: Prefill, positions: Sequence[Position], images: Sequence[range]) -> Choice:
+        inside = [range(span.start, min(span.stop, len(positions))) for span in images]
+        result = prefill.run(
+            np.stack([self._embed(item) for item in positions]),
+            np.stack([self._embed_per_layer(item) for item in positions]),
+            self.sidecars.rope.rows(0, prefill.length),
+            HIDDEN,
+            [span for span in inside if span],
+        )
+        owners = [cache for cache in self._caches.values() if cache]
+        for cache, rows in zip(owners, result.rows, strict=True):
+            for item, old in cache.items():
+                cache[item] = _appended(old, item, rows[item.removesuffix("_in")], self.position)
+        self.position = len(positions)
+        return Choice(result.token, result.logit)
 
     def run(self, positions: Sequence[Position]) -> list[Prediction]:
         """Decodes a sequence; one prediction for each position."""
@@ -187,16 +243,10 @@ class Engine:
 
     def commit(self, results: Mapping[str, Mapping[str, Array]], count: int) -> None:
         """Keeps the first `count` positions of a `verify` call."""
-        rows = slice(self.position, self.position + count)
         for name, cache in self._caches.items():
             for item, old in cache.items():
                 new = results[name][f"new_{item.removesuffix('_in')}"][:, :, :count]
-                if "sliding" in item:
-                    wide = np.pad(new, [(0, 0)] * 3 + [(0, old.shape[3] - new.shape[3])])
-                    cache[item] = np.concatenate([old[:, :, count:], wide], axis=2)
-                else:
-                    cache[item] = old.copy()
-                    cache[item][:, :, rows] = new
+                cache[item] = _appended(old, item, new, self.position)
         self.position += count
 
     def _inputs(self, positions: Sequence[Position]) -> dict[str, Array]:
@@ -236,6 +286,18 @@ class Engine:
         ):
             if (found := runner.inputs[item][-1]) != size:
                 raise RecipeError(f"{name}: {item} is {found} wide, but {key} in model_config.json is {size}")
+
+
+def _appended(cache: Array, name: str, rows: Array, position: int) -> Array:
+    """A cache with new rows `(slots, heads, count, head_dim)`: at the end if sliding, from `position` on if full."""
+    count = rows.shape[2]
+    if "sliding" in name:
+        wide = np.pad(rows, [(0, 0)] * 3 + [(0, cache.shape[3] - rows.shape[3])])
+        newest: Array = np.concatenate([cache, wide], axis=2)[:, :, -cache.shape[2] :]
+        return newest
+    changed = cache.copy()
+    changed[:, :, position : position + count] = rows
+    return changed
 
 
 def _run_chain(

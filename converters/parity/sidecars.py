@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from converters.errors import RecipeError
-from converters.gemma4.config import TokenIds, parse_config
+from converters.gemma4.config import LAYER_TYPES, TokenIds, parse_config
 from converters.gemma4.fields import Fields
 from converters.mil.types import Array
 
@@ -27,6 +27,8 @@ class Settings:
 
     hidden_size: int
     num_layers: int
+    num_kv_shared_layers: int
+    layer_types: tuple[str, ...]
     per_layer_dim: int
     vocab_size: int
     context_length: int
@@ -145,9 +147,14 @@ def read_settings(folder: Path) -> Settings:
         RecipeError: the file or a key is missing, or of another type.
     """
     fields = Fields(_read_json(folder / "model_config.json"), "model_config.json")
+    layers, types = fields.count("num_layers"), fields.get("layer_types")
+    if not isinstance(types, list) or len(types) != layers or any(item not in LAYER_TYPES for item in types):
+        raise RecipeError(f"model_config.json: layer_types must be a list of {layers}: {' or '.join(LAYER_TYPES)}")
     return Settings(
         hidden_size=fields.count("hidden_size"),
-        num_layers=fields.count("num_layers"),
+        num_layers=layers,
+        num_kv_shared_layers=fields.index("num_kv_shared_layers", layers),
+        layer_types=tuple(types),
         per_layer_dim=fields.count("per_layer_dim"),
         vocab_size=fields.count("vocab_size"),
         context_length=fields.count("context_length"),

@@ -18,15 +18,15 @@ from converters.recipe import Job
 
 pytestmark = pytest.mark.convert
 
-CONTEXT, VERIFY, CHUNK = 32, 2, 2
+CONTEXT, VERIFY, PREFILL, CHUNK = 32, 2, 3, 2
 """The second chunk has everything: caches of both kinds, producers for the shared layers, verification."""
 
 
 @pytest.fixture(scope="module")
 def package(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("chunk")
-    parameters = {**DECODE_CHUNK, "chunk": CHUNK, "context_length": CONTEXT, "verify": VERIFY, "bits": 16}
-    build_decode_chunk(Job(tiny_checkpoint, "chunk2", parameters, output))
+    parameters = {**DECODE_CHUNK, "chunk": CHUNK, "context_length": CONTEXT, "verify": VERIFY, "prefill": PREFILL}
+    build_decode_chunk(Job(tiny_checkpoint, "chunk2", parameters | {"bits": 16}, output))
     return output / "chunk2.mlpackage"
 
 
@@ -37,7 +37,7 @@ def modules(tiny_checkpoint: Path) -> dict[str, Any]:
     text = parse_config(checkpoint.config).text
     start, end = text.chunk_boundaries()[CHUNK - 1]
     chunk = load_chunk(checkpoint, text, start, end, torch.float32)
-    functions = chunk_functions(text, chunk, CONTEXT, VERIFY, "decode_q1")
+    functions = chunk_functions(text, chunk, CONTEXT, VERIFY, "decode_q1", prefill_length=PREFILL)
     for function in functions:
         for tensor in [*function.module.parameters(), *function.module.buffers()]:
             if tensor.is_floating_point():
@@ -63,7 +63,7 @@ def _inputs(model: Model, seed: int) -> dict[str, np.ndarray[Any, Any]]:
     return values
 
 
-@pytest.mark.parametrize("function", ["decode_q1", "verify_qK"])
+@pytest.mark.parametrize("function", ["decode_q1", "verify_qK", "prefill_b3"])
 @pytest.mark.parametrize(("arithmetic", "tolerance"), [("fp32", 4e-3), ("fp16", 2e-2)])
 def test_decode_chunk(
     package: Path, modules: dict[str, Any], function: str, arithmetic: Any, tolerance: float

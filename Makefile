@@ -39,6 +39,8 @@ format: $(STAMP) ## Format the code.
 
 schemas: $(STAMP) ## Write the checked-in JSON Schemas and tables again.
 	$(BIN)/python -m zoo.schema
+	$(BIN)/python -m zoo.provisional
+	$(BIN)/python -m zoo.swift.app_lists
 
 clean: ## Remove what make made.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

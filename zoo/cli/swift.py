@@ -34,6 +34,13 @@ def swift(
     runtime: Annotated[
         bool, typer.Option("--runtime/--no-runtime", help="With the planner and the downloader, in Swift.")
     ] = True,
+    drop_in: Annotated[
+        bool, typer.Option("--drop-in", help="Just the lists for the downloader that the app has: ZooDropIn.swift.")
+    ] = False,
+    package: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A Swift package, with catalog.json as a resource.", show_default=False),
+    ] = None,
     dry_run: DryRunOption = False,
     endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help="Hub the app fetches from.", show_default="the public Hub")
@@ -48,20 +55,46 @@ def swift(
       zoo swift --out App/Sources/Models
       zoo swift gemma4-e4b gemma4-e4b-multimodal --access internal
       zoo swift --out App/Sources/Models --check
+      zoo swift --package ../ZooModels
+      zoo swift --drop-in --out Sources/CoreMLLLM
     """
     from zoo.catalog import load_catalog
-    from zoo.errors import CheckFailed
+    from zoo.errors import CheckFailed, UsageError
     from zoo.locations import zoo_directory
-    from zoo.swift.files import chosen_entries, generate, write_changed
+    from zoo.swift.files import (
+        chosen_entries,
+        excerpt,
+        generate,
+        generate_drop_in,
+        generate_package,
+        write_changed,
+    )
 
+    if package is not None and (drop_in or out != Path()):
+        other = "--drop-in" if drop_in else "--out"
+        raise UsageError(f"--package makes a package of its own; {other} does not go with it")
     catalog = load_catalog(zoo_directory(zoo))
-    chosen = chosen_entries(catalog, entries or [])
-    files = generate(chosen, endpoint=endpoint, access=access.value, prefix=prefix, runtime=runtime)
-    stale = write_changed(out, files, write=not (check or dry_run))
+    chosen = chosen_entries(catalog, entries or [], unlocked=drop_in)
+    if drop_in:
+        files = generate_drop_in(chosen, endpoint=endpoint, access=access.value, prefix=prefix)
+    else:
+        make = generate if package is None else generate_package
+        files = make(chosen, endpoint=endpoint, access=access.value, prefix=prefix, runtime=runtime)
+    target = package or out
+    stale = write_changed(target, files, write=False)
+    changes = {name: excerpt(target / name, files[name]) for name in stale}
+    if not (check or dry_run):
+        write_changed(target, files, write=True)
     report = {
         "entries": [entry.id for entry in chosen],
         "files": [
-            {"path": str(out / name), "bytes": len(data), "changed": name in stale} for name, data in files.items()
+            {
+                "path": str(target / name),
+                "bytes": len(data),
+                "changed": name in stale,
+                "difference": changes.get(name, []),
+            }
+            for name, data in files.items()
         ],
         "written": not (check or dry_run),
     }
@@ -70,9 +103,12 @@ def swift(
     else:
         for name, data in files.items():
             verb = ("would change" if check or dry_run else "written") if name in stale else "unchanged"
-            print_report(f"{out / name}  {len(data):,} bytes  {verb}")
+            print_report(f"{target / name}  {len(data):,} bytes  {verb}")
+            if check and name in stale:
+                print_report("\n".join(f"  {line}" for line in changes[name]))
     if check and stale:
+        again = "zoo swift" + (" --drop-in" if drop_in else "") + (" --package" if package else " --out")
         raise CheckFailed(
-            f"{', '.join(str(out / name) for name in stale)}: not what the locks say",
-            hint=f"run `zoo swift --out {out}` and commit the result",
+            f"{', '.join(str(target / name) for name in stale)}: not what the locks say",
+            hint=f"run `{again} {target}` and commit the result",
         )

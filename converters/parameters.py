@@ -7,6 +7,9 @@ from collections.abc import Collection
 from converters.errors import RecipeError
 from converters.recipe import Parameters
 
+MOST_DIGITS = 10
+"""A longer number is no number of tokens, and Python refuses to read very long ones."""
+
 
 def whole(parameters: Parameters, key: str, low: int, high: int) -> int:
     """A whole number from `low` to `high`.
@@ -42,3 +45,21 @@ def text(parameters: Parameters, key: str) -> str:
     if not isinstance(value, str) or not value:
         raise RecipeError(f"parameter {key} is {value!r}, expected a text that is not empty; set it in the manifest")
     return value
+
+
+def whole_numbers(parameters: Parameters, key: str, low: int, high: int) -> tuple[int, ...]:
+    """Whole numbers from `low` to `high` in ascending order, written with commas between; none for an empty text.
+
+    Raises:
+        RecipeError: missing, not such a text, a number outside the range, or one twice.
+    """
+    value = parameters.get(key)
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) and value else []
+    numbers = [int(part) for part in parts if part.isascii() and part.isdecimal() and len(part) < MOST_DIGITS]
+    if not isinstance(value, str) or len(numbers) < len(parts) or not all(low <= each <= high for each in numbers):
+        raise RecipeError(
+            f"parameter {key} is {value!r}, expected whole numbers from {low} to {high} with commas between, or ''"
+        )
+    if len(set(numbers)) < len(numbers):
+        raise RecipeError(f"parameter {key} is {value!r}, which has a number twice")
+    return tuple(sorted(numbers))

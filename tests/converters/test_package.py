@@ -157,10 +157,17 @@ def value_of(value: Any, weights: Path) -> bytes:
 
 
 def structure(spec: Any, name: str, weights: Path) -> list[str]:
-    """One digest per output over everything it is computed from: operations, types, constant values; no names."""
+    """One digest per output over everything it is computed from: operations, types, constant values; no names.
+
+    Then one per write to a state. A read counts the writes before it.
+    """
     known = {item.name: item.name for item in spec.mlProgram.functions[name].inputs}
+    written: list[str] = []
     for operation in operations(spec, name):
         parts: list[Any] = [operation.type]
+        if operation.type == "read_state":
+            (state,) = operation.inputs["input"].arguments
+            parts.append(sum(write.startswith(f"{state.name} ") for write in written))
         for key in sorted(operation.inputs):
             bindings = operation.inputs[key].arguments
             parts.append(
@@ -171,8 +178,11 @@ def structure(spec: Any, name: str, weights: Path) -> list[str]:
         parts += [item.type.SerializeToString(deterministic=True) for item in operation.outputs]
         for number, item in enumerate(operation.outputs):
             known[item.name] = hashlib.sha256(repr((number, parts)).encode()).hexdigest()
+        if operation.type == "write_state":
+            (state,) = operation.inputs["input"].arguments
+            written.append(f"{state.name} {hashlib.sha256(repr(parts).encode()).hexdigest()}")
     (block,) = spec.mlProgram.functions[name].block_specializations.values()
-    return [known[output] for output in block.outputs]
+    return [known[output] for output in block.outputs] + written
 
 
 def test_same_operations_as_coremltools(tmp_path: Path) -> None:

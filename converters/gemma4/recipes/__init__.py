@@ -8,9 +8,13 @@ from types import MappingProxyType
 from converters.gemma4.recipes.encoders import ENCODER_RECIPES
 from converters.gemma4.recipes.prefill import PREFILL_RECIPES
 from converters.gemma4.recipes.sidecars import SIDECAR_RECIPES
+from converters.gemma4.recipes.stateful import STATEFUL_RECIPES
 from converters.gemma4.recipes.text import TEXT_RECIPES
 from converters.recipe import Recipe
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
-    {recipe.name: recipe for recipe in (*TEXT_RECIPES, *PREFILL_RECIPES, *ENCODER_RECIPES, *SIDECAR_RECIPES)}
+    {
+        recipe.name: recipe
+        for recipe in (*TEXT_RECIPES, *PREFILL_RECIPES, *STATEFUL_RECIPES, *ENCODER_RECIPES, *SIDECAR_RECIPES)
+    }
 )

@@ -48,7 +48,7 @@ class _Batch(nn.Module):
         def constant(values: Tensor | list[float], kind: torch.dtype = torch.int32) -> nn.Parameter:
             return nn.Parameter(torch.as_tensor(values, dtype=kind), False)
 
-        self.hidden, self.visible = constant([HIDDEN], dtype), constant([0.0], dtype)
+        self.hidden = constant([HIDDEN], dtype)
         self.rows, self.slots = constant(torch.arange(length)), constant(torch.arange(window))
         self.row = constant(torch.arange(length)[:, None])
         self.row_after = constant(torch.arange(length, 2 * length)[:, None])
@@ -75,8 +75,12 @@ class _Batch(nn.Module):
         from_batch = self.slots - ring
         overwritten = (from_batch >= 0) & (from_batch <= limit)
         new = mask.index_select(3, self.rows + ring)
-        masks = torch.where(overwritten, self.hidden, mask), torch.where(self.rows > limit, self.hidden, new)
-        return torch.cat(masks, dim=-1)
+        later = self.rows > limit
+        return torch.cat([torch.minimum(mask, self.hide(overwritten)), torch.minimum(new, self.hide(later))], dim=-1)
+
+    def hide(self, where: Tensor) -> Tensor:
+        """0 or `HIDDEN`. Not `torch.where`, of which coremltools makes constants as large as the result."""
+        return where.to(self.hidden.dtype) * self.hidden
 
     def shared_mask(self, mask: Tensor) -> Tensor:
         """The mask `(1, 1, T, W + T)` of `kv13_*` as `arrange` leaves them.
@@ -90,7 +94,8 @@ class _Batch(nn.Module):
         later = (self.from_new > last_new) & (self.from_new < self.length)
         gone = (self.from_new <= last_gone) & (self.from_new >= self.length)
         given = torch.cat([mask, mask[:, :, :, : self.length]], dim=-1)
-        return torch.where(torch.logical_or(later, gone), self.hidden, torch.where(full, self.visible, given))
+        shown = torch.maximum(given, self.hide(torch.logical_not(full)))
+        return torch.minimum(shown, self.hide(torch.logical_or(later, gone)))
 
     def replaced(self, slot: Tensor, ring: Tensor) -> Tensor:
         """The T rows `(1, heads, T, d)` of a slot `(1, heads, W, d)` that the call is going to overwrite."""

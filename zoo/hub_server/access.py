@@ -31,9 +31,20 @@ class Account:
 
 @dataclass(frozen=True)
 class Access:
-    """The rules of one Hub. Without tokens it is open: everybody may do everything, whatever `private` says."""
+    """The rules of one Hub.
+
+    Attributes:
+        accounts: by token.
+        read_only: nobody may change anything.
+    """
 
     accounts: Mapping[str, Account] = field(default_factory=dict, repr=False)
+    read_only: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody may do everything, whatever `private` says: so without tokens, unless read-only."""
+        return not self.accounts and not self.read_only
 
     def identify(self, authorization: str | None) -> Account | None:
         """The account behind an `Authorization` header, None without one.
@@ -41,23 +52,30 @@ class Access:
         Raises:
             Refusal: 401 for a token that is not known.
         """
+        if self.is_open:
+            return Account(OPEN_HUB_USER)
         scheme, _, token = (authorization or "").partition(" ")
         token = token.strip()
-        if scheme.lower() != "bearer" or not token:
-            return None if self.accounts else Account(OPEN_HUB_USER)
-        if not self.accounts:
-            return Account(OPEN_HUB_USER)
+        if scheme.lower() != "bearer" or not token or not self.accounts:
+            # Without accounts, a token that is sent is one for another Hub.
+            return None
+        found = None
         for known, account in self.accounts.items():
-            if hmac.compare_digest(known.encode(), token.encode()):
-                return account
+            # Digests, for the comparison takes the same time only for texts of the same length; all of them, always.
+            if hmac.compare_digest(_digest(known), _digest(token)):
+                found = account
+        if found is not None:
+            return found
         raise wrong_token()
 
     def check_write(self, account: Account | None) -> Account:
         """Return the account if it may write.
 
         Raises:
-            Refusal: 401 without a token, 403 with one that only reads.
+            Refusal: 401 without a token, 403 with one that only reads and where nobody writes.
         """
+        if self.read_only:
+            raise forbidden("This Hub is read-only: it was started without a token that may write.")
         if account is None:
             raise not_signed_in()
         if not account.can_write:
@@ -70,7 +88,7 @@ class Access:
         Raises:
             Refusal: 401 without a token, 404 with one, so that nobody learns what exists.
         """
-        if not self.accounts or not info.private or _is_listed(account, info):
+        if self.is_open or not info.private or _is_listed(account, info):
             return
         raise not_signed_in() if account is None else repo_not_found(info.name)
 
@@ -80,13 +98,17 @@ class Access:
         Raises:
             Refusal: 401 or 403 with the code GatedRepo.
         """
-        if not self.accounts or not info.gated or _is_listed(account, info):
+        if self.is_open or not info.gated or _is_listed(account, info):
             return
         raise gated(info.name, signed_in=account is not None)
 
 
 def _is_listed(account: Account | None, info: RepoInfo) -> bool:
     return account is not None and (account.sees is None or info.name in account.sees)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
 def sign(secret: bytes, *parts: str | int) -> str:

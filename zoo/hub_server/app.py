@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from zoo.errors import ZooError
 from zoo.hub_server import commits, content, downloads, repos, uploads, xet_routes
 from zoo.hub_server.errors import Refusal
+from zoo.hub_server.guard import patient
 from zoo.hub_server.http import Hub, dispatch, refuse
 from zoo.hub_server.settings import HubSettings
 from zoo.hub_server.store import Store
@@ -26,7 +27,7 @@ def hub_app(store: Store, settings: HubSettings | None = None) -> ASGIApp:
         if scope["type"] != "http":
             return
         try:
-            response = await dispatch(hub, ROUTES, Request(scope, receive))
+            response = await dispatch(hub, ROUTES, Request(scope, patient(receive, hub.settings.limits.idle_s)))
         except ClientDisconnect:
             return
         except (OSError, ZooError) as error:

@@ -18,8 +18,9 @@ from zoo.hub_server.http import Call, Route
 from zoo.hub_server.repos import visible_repo
 from zoo.hub_server.sendfile import ZERO_COPY
 
-SENDFILE_SIZE = 8 << 20
-"""Bytes per call of sendfile(2): after each, others get their turn and the log knows how much went out."""
+SENDFILE_SIZE = 2 << 20
+"""Bytes per call of sendfile(2): after each, others get their turn, the log knows how much went out, and the client
+has shown that it still listens. In the minute it has for that, the slowest phone takes more."""
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from zoo.hub_server.access import Account
+from zoo.hub_server.addresses import host_name, is_loopback
 from zoo.hub_server.blobs import IO_SIZE
 from zoo.hub_server.errors import Refusal, bad_request, forbidden, too_large
 from zoo.hub_server.names import REPO_KINDS
@@ -29,6 +30,9 @@ from zoo.hub_server.store import Store
 
 BODY_LIMIT = 8 << 20
 """Bytes of a request body that is read whole: a thousand paths or the names of 25,000 large objects."""
+
+QUESTION_LIMIT = 1 << 20
+"""The same for requests that need no token: a thousand paths of a kilobyte."""
 
 SLOW_THREADS = 8
 """Several, for one may wait for the network or a lock; few, for each reads the disk as fast as it can."""
@@ -71,7 +75,9 @@ class Call:
 
     @property
     def endpoint(self) -> str:
-        """This Hub's address as the client wrote it."""
+        """This Hub's address as the client wrote it, unless it was told another."""
+        if self.hub.settings.public_url is not None:
+            return self.hub.settings.public_url
         return f"{self.request.url.scheme}://{self.request.url.netloc}"
 
     def query(self, name: str, default: str = "") -> str:
@@ -142,6 +148,7 @@ class Route:
 async def dispatch(hub: Hub, routes: Sequence[Route], request: Request) -> Response:
     """Answer one request: find the route, check the token, call the handler, turn refusals into answers."""
     try:
+        _check_host(hub.settings, request)
         route, names = _find(routes, request)
         account = hub.settings.access.identify(request.headers.get("authorization"))
         if request.method not in ("GET", "HEAD") and "origin" in request.headers:
@@ -153,12 +160,31 @@ async def dispatch(hub: Hub, routes: Sequence[Route], request: Request) -> Respo
         if route.streaming is not None:
             return await route.streaming(Call(hub, request, names, account))
         assert route.handler is not None
-        call = Call(hub, request, names, account, await _read_body(request))
+        limit = BODY_LIMIT if route.writes else QUESTION_LIMIT
+        call = Call(hub, request, names, account, await _read_body(request, limit))
         if route.slow:
             return await in_slow_thread(call, functools.partial(route.handler, call))
         return await asyncio.to_thread(route.handler, call)
+    except TimeoutError:
+        return refuse(Refusal(408, "The request did not arrive in time", headers={"Connection": "close"}))
     except Refusal as refusal:
         return refuse(refusal)
+
+
+def _check_host(settings: HubSettings, request: Request) -> None:
+    """Make sure of the name that goes into addresses of answers.
+
+    Raises:
+        Refusal: 400 for what is no name, 421 for one that this Hub does not answer to.
+    """
+    header = request.headers.get("host")
+    if header is None:
+        return
+    name = host_name(header)
+    if name is None:
+        raise bad_request("Invalid Host header")
+    if settings.hosts is not None and name not in settings.hosts and not is_loopback(name):
+        raise Refusal(421, "This Hub is for its own machine; --lan and --public-url open it to others")
 
 
 def _find(routes: Sequence[Route], request: Request) -> tuple[Route, dict[str, str]]:
@@ -172,13 +198,13 @@ def _find(routes: Sequence[Route], request: Request) -> tuple[Route, dict[str, s
     raise Refusal(404, f"This Hub has no {request.method} {request.scope['path'][:200]}")
 
 
-async def _read_body(request: Request) -> bytes:
+async def _read_body(request: Request, limit: int) -> bytes:
     parts = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > BODY_LIMIT:
-            raise too_large(f"More than {BODY_LIMIT} bytes in one request; large files must use LFS")
+        if size > limit:
+            raise too_large(f"More than {limit} bytes in one request; ask for less at once")
         parts.append(chunk)
     return b"".join(parts)
 
@@ -242,7 +268,7 @@ def refuse(refusal: Refusal) -> Response:
     """The answer to a request that is refused."""
     # Header values are one line of latin-1 at most, whatever the client put into a path.
     message = refusal.message.encode("ascii", "backslashreplace").decode()
-    headers = {"X-Error-Message": "".join(c if c.isprintable() else " " for c in message), **refusal.headers}
+    headers = {"X-Error-Message": "".join(c if c.isprintable() else "?" for c in message).strip(), **refusal.headers}
     if refusal.code is not None:
         headers["X-Error-Code"] = refusal.code
     return answer({"error": message}, status=refusal.status, headers=headers)

@@ -88,9 +88,11 @@ def running_hub(
     # Not at the top: they need the extra, and `check_serve_extra` must be callable without it.
     from zoo.hub_server.app import hub_app
     from zoo.hub_server.faults import Faults, RequestLog, observed
+    from zoo.hub_server.guard import guarded
     from zoo.hub_server.sendfile import with_sendfile
     from zoo.hub_server.store import Store
 
+    settings = settings or HubSettings()
     with contextlib.ExitStack() as cleanup:
         store = Store(directory)
         cleanup.enter_context(_owned(directory, store))
@@ -103,7 +105,9 @@ def running_hub(
             faults=Faults(faults or ()),
             directory=directory,
         )
-        server = _server(with_sendfile(observed(hub_app(store, settings), running.faults, running.log)))
+        app = observed(hub_app(store, settings), running.faults, running.log)
+        limits = settings.limits
+        server = _server(with_sendfile(app, limits.idle_s), guarded(limits))
         thread = threading.Thread(target=server.run, args=([listener],), name="zoo-hub", daemon=True)
         thread.start()
         cleanup.callback(_stop, server, thread)
@@ -186,12 +190,14 @@ def _endpoint(listener: socket.socket, host: str) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _server(app: object) -> uvicorn.Server:
+def _server(app: object, protocol: object) -> uvicorn.Server:
     import uvicorn
 
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]  # uvicorn describes ASGI with types of its own
-        http="h11",
+        http=protocol,  # type: ignore[arg-type]  # anything that makes one object per connection will do
+        # Nobody may say who the client is; see `public_url` for Hubs behind a proxy.
+        proxy_headers=False,
         loop="asyncio",
         ws="none",
         lifespan="off",

@@ -26,7 +26,7 @@ def visible_repo(call: Call) -> RepoInfo:
         info = call.hub.store.repo_info(call.repo)
     except Refusal:
         # As on the Hub: without a token, missing and hidden look alike.
-        if access.accounts and call.account is None:
+        if not access.is_open and call.account is None:
             raise not_signed_in() from None
         raise
     access.check_visible(call.account, info)
@@ -39,7 +39,7 @@ def home(call: Call) -> Response:
     lines = ["A Hub served by zoo. Point the `hf` client at it:", "", f"    export HF_ENDPOINT={call.endpoint}", ""]
     for kind in REPO_KINDS:
         found = call.hub.store.list_repos(kind)
-        shown = [repo for repo in found if not access.accounts or not call.hub.store.repo_info(repo).private]
+        shown = [repo for repo in found if access.is_open or not call.hub.store.repo_info(repo).private]
         lines += [f"{call.endpoint}/{repo.url_path}" for repo in shown]
     return PlainTextResponse("\n".join(lines) + "\n")
 

@@ -18,8 +18,13 @@ ZERO_COPY = "http.response.zerocopysend"
 """Name of the extension and of its message (ASGI specification, extensions)."""
 
 
-def with_sendfile(app: ASGIApp) -> ASGIApp:
-    """`app`, offered the zero-copy extension where uvicorn's h11 connection is underneath."""
+def with_sendfile(app: ASGIApp, idle_s: float = 60.0) -> ASGIApp:
+    """`app`, offered the zero-copy extension where uvicorn's h11 connection is underneath.
+
+    Args:
+        app: an ASGI application.
+        idle_s: seconds after which a client that has not taken one message's bytes is given up.
+    """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         cycle = getattr(send, "__self__", None)
@@ -29,7 +34,7 @@ def with_sendfile(app: ASGIApp) -> ASGIApp:
 
         async def send_or_sendfile(message: Message) -> None:
             if message["type"] == ZERO_COPY:
-                await _send_file(cycle, message)
+                await _send_file(cycle, message, idle_s)
             else:
                 await send(message)
 
@@ -39,7 +44,7 @@ def with_sendfile(app: ASGIApp) -> ASGIApp:
     return wrapped
 
 
-async def _send_file(cycle: Any, message: Message) -> None:
+async def _send_file(cycle: Any, message: Message, idle_s: float) -> None:
     """Send `count` bytes of `file` from `offset`; the body is ended by an ordinary message.
 
     Raises:
@@ -59,9 +64,9 @@ async def _send_file(cycle: Any, message: Message) -> None:
     cycle.conn.send_with_data_passthrough(h11.Data(data=placeholder))
     loop = asyncio.get_running_loop()
     try:
-        sent = await loop.sendfile(cycle.transport, file, offset, count)
+        sent = await asyncio.wait_for(loop.sendfile(cycle.transport, file, offset, count), idle_s)
     except (OSError, RuntimeError, KeyError) as error:
-        # asyncio reports a connection that closed meanwhile in all these ways.
+        # asyncio reports a connection that closed meanwhile in all these ways; a timeout is an OSError, too.
         with contextlib.suppress(OSError):
             cycle.transport.abort()
         raise ConnectionResetError from error

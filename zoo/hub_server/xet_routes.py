@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 import time
 
 from starlette.responses import RedirectResponse, Response
 
+from zoo.hub_server.addresses import is_loopback
 from zoo.hub_server.errors import bad_request
 from zoo.hub_server.http import Call, Route, answer
 from zoo.hub_server.repos import visible_repo
@@ -45,16 +45,7 @@ def _shares_the_disk(call: Call) -> bool:
     A tunnel or a proxy calls from loopback as well, but then the client usually knows the Hub by another name.
     """
     client = call.request.client
-    return client is not None and _is_loopback(client.host) and _is_loopback(call.request.url.hostname or "")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+    return client is not None and is_loopback(client.host) and is_loopback(call.request.url.hostname or "")
 
 
 def advise(_call: Call) -> Response:

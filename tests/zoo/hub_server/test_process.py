@@ -14,7 +14,7 @@ import requests
 import typer
 from typer.testing import CliRunner
 
-from zoo.cli.serve import check_host, serve, settings_for
+from zoo.cli.serve import serve
 from zoo.errors import Conflict, DiskError, MissingExtra, UsageError
 from zoo.hub_server.changes import PutLarge, PutSmall
 from zoo.hub_server.errors import Refusal
@@ -48,21 +48,6 @@ def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match="cannot be served"), running_hub(tmp_path / "file" / "hub"):
         pass
-
-
-def test_remote_addresses_must_be_asked_for() -> None:
-    for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
-        check_host(host, allow_remote=False)
-    for host in ("0.0.0.0", "::", "192.168.1.2", "example.org"):
-        with pytest.raises(UsageError, match="other machines"):
-            check_host(host, allow_remote=False)
-        check_host(host, allow_remote=True)
-
-
-def test_a_token_that_cannot_be_sent() -> None:
-    for token in ("", "a b", "ä", "a\n"):
-        with pytest.raises(UsageError):
-            settings_for([token])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

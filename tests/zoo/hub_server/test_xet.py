@@ -123,7 +123,8 @@ def test_a_damaged_upload_is_refused(api: HfApi, hub: RunningHub) -> None:
     with pytest.raises(BadRequestError, match=r"Digest mismatch|cannot be read"):
         api.create_commit("me/a", [operation], commit_message="m")
     chunks.unlink()
-    with pytest.raises(Refusal, match="cannot be read"):
+    # hf_xet either says so or ends the stream early.
+    with pytest.raises(Refusal, match=r"cannot be read|Size mismatch"):
         hub.store.xet.fetch(REPO, [operation.upload_info.sha256.hex()])
     leftover = {path.name for path in (hub.directory / "uploads").iterdir()}
     assert leftover == {stage.name}

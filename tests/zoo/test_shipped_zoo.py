@@ -96,6 +96,12 @@ def test_the_two_e2b_entries_share_what_is_the_same_and_nothing_else(zoo: Catalo
     own = {part.name for part in default.parts if part.origin_entry == default.id}
     assert own == {"chunk2_3way", "chunk3_3way", *(f"prefill_chunk{number}" for number in (1, 2, 3, 4))}
     assert {part.origin_entry for part in default.parts} == {default.id, "gemma4-e2b"}
+    for number in (1, 2, 3, 4):  # two branches publish two of each, but what is built here is one
+        steps = [step for name in (default.id, "gemma4-e2b") for step in make_graph(zoo, name).steps]
+        found = [step for step in steps if step.path == f"prefill_chunk{number}"]
+        assert len(found) == 2
+        assert found[0].recipe == found[1].recipe
+        assert found[0].parameters == found[1].parameters
 
 
 def test_the_e4b_entries_load_alone(zoo: Catalog) -> None:

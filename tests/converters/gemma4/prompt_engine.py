@@ -102,6 +102,7 @@ class Conversation:
         prompt: what is run.
         context: rows of the full caches.
         bidirectional: whether the sliding masks of `prefill` let images see themselves in both directions.
+        app_images: whether `causal_mask` does, as the app makes it.
         hidden: what masks add to a score that must not count.
         padding: what the rows after the prompt hold.
         window: of the sliding masks; 0 for the model's.
@@ -111,6 +112,7 @@ class Conversation:
     prompt: Prompt
     context: int
     bidirectional: bool = False
+    app_images: bool = False
     hidden: float = HIDDEN
     padding: float = 0.0
     window: int = 0
@@ -160,10 +162,12 @@ class Conversation:
         rows = range(length)
         shared["causal_mask"] = self._mask(length, rows)
         banded = self._mask(length, rows, self.window)
+        images = torch.nn.functional.pad(self.prompt.images[:real], (0, length - real), value=-1)
+        together = (images[:, None] == images) & (images >= 0)
+        if self.app_images:
+            shared["causal_mask"] = torch.where(together, 0.0, shared["causal_mask"])
         if self.bidirectional:  # only sliding layers, only backwards limited by the window: as in transformers
-            images = torch.nn.functional.pad(self.prompt.images[:real], (0, length - real), value=-1)
-            together = (images[:, None] == images[None]) & (images >= 0) & _near(rows, rows, self.window)
-            banded = torch.where(together, 0.0, banded)
+            banded = torch.where(together & _near(rows, rows, self.window), 0.0, banded)
         shared["causal_mask_sliding"] = banded
         spec = partial(prefill_spec, text, length=length, name="main", masks=masks, logits=True)
         *early, last = self.model.chunks

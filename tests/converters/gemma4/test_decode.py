@@ -35,6 +35,7 @@ def assert_same_token(oracle: Oracle, output: dict[str, Tensor], expected_hidden
     assert output["token_id"].tolist() == [int(logits.argmax())]
     assert output["token_id"].dtype == torch.int32
     assert abs(float(output["token_logit"]) - float(logits.max())) < TOLERANCE
+    assert (output["logits"][0, 0] - logits).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize("merged", [False, True])
@@ -61,7 +62,9 @@ def test_verify_equals_transformers_and_its_slices_continue(checkpoint: Path) ->
     with torch.no_grad():
         normed = head.norm(last["hidden_states_out"])
     assert (normed[0, :2] - expected[4:6]).abs().max() < TOLERANCE
-    assert last["token_ids"][0, :2].tolist() == engine.oracle.logits(expected[4:6]).argmax(-1).tolist()
+    logits = engine.oracle.logits(expected[4:6])
+    assert last["token_ids"][0, :2].tolist() == logits.argmax(-1).tolist()
+    assert (last["logits"][0, :2] - logits).abs().max() < TOLERANCE
     engine.commit(outputs, 2)
     for position in range(6, LENGTH):
         assert_same_token(engine.oracle, engine.step(tokens[position]), expected[position])

@@ -123,6 +123,28 @@ def test_window_hides_by_itself(model: Model, prompt: Prompt) -> None:
         decode(conversation, 1)
 
 
+@pytest.mark.parametrize("masks", [WINDOW, LEGACY])
+def test_the_app_s_mask_for_images(model: Model, masks: str) -> None:
+    """One mask for layers of all kinds, so an image sees itself in full-attention layers, too."""
+    prompt = make_prompt(model, LENGTH, images=IMAGES)
+    conversation = Conversation(model, prompt, CONTEXT, hidden=float("-inf"), app_images=True)
+    logits = conversation.prefill(33, LENGTH, masks)
+    distance = torch.arange(LENGTH)[:, None] - torch.arange(LENGTH)
+    together = (prompt.images[:, None] == prompt.images) & (prompt.images >= 0)
+    full = (distance >= 0) | together
+    sliding = full & (distance < model.text.sliding_window) if masks == WINDOW else full
+    given = {
+        kind: torch.where(visible, 0.0, HIDDEN)[None, None]
+        for kind, visible in (("full_attention", full), ("sliding_attention", sliding))
+    }
+    per_layer = prompt.per_layer.reshape(1, LENGTH, model.text.num_hidden_layers, -1)
+    with torch.no_grad():
+        output = model.oracle.text(
+            inputs_embeds=prompt.embedded, per_layer_inputs=per_layer, attention_mask=given, use_cache=False
+        )
+    assert_close(logits, model.oracle.logits(output.last_hidden_state)[0])
+
+
 def test_legacy_forgets_the_window(model: Model, prompt: Prompt) -> None:
     """Right up to the window; from there on, sliding layers see everything."""
     window = model.text.sliding_window

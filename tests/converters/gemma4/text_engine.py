@@ -78,7 +78,9 @@ class Engine:
         text = parse_config(opened.config).text
         ranges = text.merged_boundaries() if merged else text.chunk_boundaries()
         chunks = [
-            chunk_functions(text, load_chunk(opened, text, a, b, torch.float32), context, verify, "decode_q1")
+            chunk_functions(
+                text, load_chunk(opened, text, a, b, torch.float32), context, verify, "decode_q1", logits=True
+            )
             for a, b in ranges
         ]
         engine = cls(

@@ -14,8 +14,14 @@ import msgspec
 
 from zoo.documents import canonical_json, decode, parse_json, read_bytes, write_atomically
 from zoo.errors import InvalidDocument
-from zoo.manifest import ComponentName, EntryId, RepoId, Struct
+from zoo.manifest import ArchiveUrl, ComponentName, EntryId, RepoId, Struct
 from zoo.paths import MODEL_SUFFIXES, check_bundle_path, check_no_clashes, model_folder
+
+Method = Literal["stored", "deflated"]
+"""How a member of an archive is packed; those are all the methods zoo understands."""
+
+MAX_DEFLATE_RATIO = 1032
+"""DEFLATE cannot shrink more: two bits for 258 bytes. A member that claims to is lying about its size."""
 
 LOCK_SCHEMA = 1
 """Raised when an older zoo would misread a lock."""
@@ -35,6 +41,36 @@ class Source(Struct, frozen=True, kw_only=True):
     path: str
 
 
+class LockedArchive(Struct, frozen=True, kw_only=True):
+    """The zip file that holds a bundle.
+
+    Attributes:
+        url: where it is published.
+        size: bytes; the expected size while `sha256` is None.
+        sha256: identity of the bytes, hex; None in a provisional lock.
+    """
+
+    url: ArchiveUrl
+    size: Size
+    sha256: Sha256 | None = None
+
+
+class Member(Struct, frozen=True, kw_only=True):
+    """Where in the lock's archive the bytes of a file lie, so that nobody has to read the archive's own directory.
+
+    Attributes:
+        name: as the archive spells it.
+        offset: where the packed bytes begin in the archive.
+        packed: how many there are.
+        method: `stored` (as they are) or `deflated` (raw DEFLATE, RFC 1951).
+    """
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+    offset: Size
+    packed: Size
+    method: Method
+
+
 class LockedFile(Struct, frozen=True, kw_only=True):
     """One file of a bundle.
 
@@ -45,6 +81,7 @@ class LockedFile(Struct, frozen=True, kw_only=True):
         sha256: identity of the bytes, hex; None in a provisional lock.
         xxh3: XXH3-128 of the bytes, hex, for cheap re-checks; None where only the Hub's listing was read.
         sources: where the bytes can be had, best first; empty for a build that is not published.
+        member: where in the lock's archive they lie, for a bundle that is published as one zip file.
     """
 
     path: str
@@ -53,6 +90,12 @@ class LockedFile(Struct, frozen=True, kw_only=True):
     sha256: Sha256 | None = None
     xxh3: Xxh3 | None = None
     sources: tuple[Source, ...] = ()
+    member: Member | None = None
+
+    @property
+    def published(self) -> bool:
+        """Whether the bytes can be had anywhere."""
+        return bool(self.sources) or self.member is not None
 
 
 class Lock(Struct, frozen=True, kw_only=True):
@@ -63,6 +106,7 @@ class Lock(Struct, frozen=True, kw_only=True):
         entry: the manifest's id.
         manifest: `manifest_digest` of the manifest this was made from; another one means the lock is stale.
         files: sorted by path.
+        archive: the zip file that holds them, for a bundle that is published as one.
         provenance: how the bytes came to be (tool versions, checkpoint digest); no times, no paths.
     """
 
@@ -70,12 +114,14 @@ class Lock(Struct, frozen=True, kw_only=True):
     entry: EntryId
     manifest: Sha256
     files: tuple[LockedFile, ...]
+    archive: LockedArchive | None = None
     provenance: dict[str, str] = {}
 
     @property
     def provisional(self) -> bool:
-        """True while the digest of some file is not known."""
-        return any(file.sha256 is None for file in self.files)
+        """True while the digest of some file, or of the archive, is not known."""
+        unknown = self.archive is not None and self.archive.sha256 is None
+        return unknown or any(file.sha256 is None for file in self.files)
 
     @property
     def size(self) -> int:
@@ -106,7 +152,11 @@ class Lock(Struct, frozen=True, kw_only=True):
 
 
 def make_lock(
-    entry: str, manifest: str, files: Iterable[LockedFile], provenance: dict[str, str] | None = None
+    entry: str,
+    manifest: str,
+    files: Iterable[LockedFile],
+    provenance: dict[str, str] | None = None,
+    archive: LockedArchive | None = None,
 ) -> Lock:
     """A checked lock with its files in canonical order.
 
@@ -118,6 +168,7 @@ def make_lock(
         entry=entry,
         manifest=manifest,
         files=tuple(sorted(files, key=lambda file: file.path)),
+        archive=archive,
         provenance=provenance or {},
     )
     _check(lock, entry)
@@ -182,6 +233,22 @@ def _check(lock: Lock, where: str) -> None:
     for file in lock.files:
         if file.sha256 is not None and sizes.setdefault(file.sha256, file.size) != file.size:
             raise InvalidDocument(f"{where}: files: {file.path}: same sha256 as another file but another size")
+    for file in lock.files:
+        if file.member is not None:
+            _check_member(file, file.member, lock.archive, where)
+
+
+def _check_member(file: LockedFile, member: Member, archive: LockedArchive | None, where: str) -> None:
+    at = f"{where}: files: {file.path}: member"
+    if archive is None or archive.sha256 is None or file.sha256 is None:
+        raise InvalidDocument(f"{at}: needs an archive and a file with known sha256")
+    if member.offset + member.packed > archive.size:
+        raise InvalidDocument(f"{at}: reaches beyond the archive's {archive.size:,} bytes")
+    most = member.packed * (MAX_DEFLATE_RATIO if member.method == "deflated" else 1)
+    if file.size > most or (member.method == "stored" and file.size != member.packed):
+        raise InvalidDocument(f"{at}: {file.size:,} bytes cannot come from {member.packed:,}")
+    if not member.name.isprintable():
+        raise InvalidDocument(f"{at}: {member.name!r} has unprintable characters")
 
 
 def is_weight(path: str) -> bool:

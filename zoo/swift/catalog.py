@@ -9,7 +9,7 @@ import msgspec
 from zoo.catalog import Entry, Part
 from zoo.documents import canonical_json
 from zoo.errors import UnknownEntry
-from zoo.lock import Lock, LockedFile, lock_digest
+from zoo.lock import Lock, LockedFile, Member, Method, lock_digest
 from zoo.manifest import Modality, Role, Visibility
 from zoo.plan.lock import lender_path, remote_paths
 from zoo.report.sizes import human_bytes
@@ -31,9 +31,33 @@ class CatalogHub(CatalogModel, frozen=True, kw_only=True):
 
 
 class CatalogArchive(CatalogModel, frozen=True, kw_only=True):
-    """A zip file that holds the whole entry, for one that is in no repo."""
+    """A zip file that holds the whole entry, for one that is in no repo.
+
+    Attributes:
+        url: where it is published.
+        bytes: its size; null until the entry is locked from it.
+        sha256: lower-case hex; null until then.
+    """
 
     url: str
+    bytes: int | None
+    sha256: str | None
+
+
+class CatalogMember(CatalogModel, frozen=True, kw_only=True):
+    """Where in the entry's archive the bytes of a file lie: one request for a range brings them.
+
+    Attributes:
+        name: as the archive spells it.
+        offset: where the packed bytes begin in the archive.
+        packed_bytes: how many there are.
+        method: `stored` (as they are) or `deflated` (raw DEFLATE, which Apple's frameworks call zlib).
+    """
+
+    name: str
+    offset: int
+    packed_bytes: int
+    method: Method
 
 
 class CatalogSource(CatalogModel, frozen=True, kw_only=True):
@@ -58,7 +82,9 @@ class CatalogFile(CatalogModel, frozen=True, kw_only=True):
         group: files with the same one are the same bytes: fetch one, link the others. It is the entry and path of the
             first of them; null for a file like no other. Between files without sha256 it is what the manifests
             declare, not what was measured.
-        sources: where the bytes can be had, best first; none while the entry's lock is provisional.
+        sources: where the bytes can be had, best first; none while the entry's lock is provisional, and none for a
+            file that lies in an archive only.
+        member: where in the entry's archive the bytes lie, or null.
     """
 
     path: str
@@ -70,6 +96,7 @@ class CatalogFile(CatalogModel, frozen=True, kw_only=True):
     sha256: str | None
     group: str | None
     sources: tuple[CatalogSource, ...]
+    member: CatalogMember | None
 
 
 class CatalogComponent(CatalogModel, frozen=True, kw_only=True):
@@ -207,7 +234,7 @@ def _entry(entry: Entry, groups: Mapping[tuple[str, str], str]) -> CatalogEntry:
         environment=dict(sorted(manifest.environment.items())),
         absent=manifest.absent,
         hub=None if manifest.hub is None else CatalogHub(repo=manifest.hub.repo, revision=manifest.hub.revision),
-        archive=None if manifest.archive is None else CatalogArchive(url=manifest.archive.url),
+        archive=_archive(entry, lock),
         bytes=lock.size,
         unique_bytes=sum({(file.group, file.group or file.path): file.bytes for file in files}.values()),
         size=human_bytes(lock.size),
@@ -215,6 +242,14 @@ def _entry(entry: Entry, groups: Mapping[tuple[str, str], str]) -> CatalogEntry:
         components=tuple(_component(part) for part in entry.parts if _has_files(lock, part)),
         files=files,
     )
+
+
+def _archive(entry: Entry, lock: Lock) -> CatalogArchive | None:
+    """The archive as it is locked, else as the manifest names it."""
+    if lock.archive is not None:
+        return CatalogArchive(url=lock.archive.url, bytes=lock.archive.size, sha256=lock.archive.sha256)
+    declared = entry.manifest.archive
+    return None if declared is None else CatalogArchive(url=declared.url, bytes=None, sha256=None)
 
 
 def _has_files(lock: Lock, part: Part) -> bool:
@@ -239,7 +274,12 @@ def _file(
         sha256=file.sha256,
         group=groups.get((entry.id, file.path)),
         sources=tuple(CatalogSource(repo=s.repo, commit=s.commit, path=s.path) for s in file.sources),
+        member=None if file.member is None else _member(file.member),
     )
+
+
+def _member(member: Member) -> CatalogMember:
+    return CatalogMember(name=member.name, offset=member.offset, packed_bytes=member.packed, method=member.method)
 
 
 def _remote_path(file: LockedFile, entry: Entry, remote: Mapping[str, str]) -> str:

@@ -165,8 +165,10 @@ def _file_types(out: SwiftWriter, modifier: str, prefix: str) -> None:
             "/// Entry and path of the first file with the same bytes; nil for a file like no other. Without `sha256`",
             "/// it is what the manifests declare, not what was measured.",
             f"{modifier}let group: String?",
-            "/// Where the bytes can be had, best first.",
+            "/// Where the bytes can be had, best first; empty for a file that lies in an archive only.",
             f"{modifier}let sources: [{prefix}Source]",
+            "/// Where in the entry's archive the bytes lie.",
+            f"{modifier}let member: {prefix}Member?",
         )
     out.lines("", "/// A path in a repo at a commit. A commit never changes, so neither do the bytes behind the URL.")
     with out.block(f"{modifier}struct {prefix}Source: Codable, Hashable, Sendable {{"):
@@ -185,10 +187,23 @@ def _file_types(out: SwiftWriter, modifier: str, prefix: str) -> None:
     out.lines("", "/// The repo an entry is published in, and the branch that is published from.")
     with out.block(f"{modifier}struct {prefix}Hub: Codable, Hashable, Sendable {{"):
         out.lines(f"{modifier}let repo: String", f"{modifier}let revision: String")
-    out.lines("", "/// A zip file that holds a whole entry.")
-    with out.block(f"{modifier}struct {prefix}Archive: Codable, Hashable, Sendable {{"):
-        out.line(f"{modifier}let url: String")
+    _archive_types(out, modifier, prefix)
     out.line()
+
+
+def _archive_types(out: SwiftWriter, modifier: str, prefix: str) -> None:
+    out.lines("", "/// A zip file that holds a whole entry. Size and digest are nil until its lock is made.")
+    with out.block(f"{modifier}struct {prefix}Archive: Codable, Hashable, Sendable {{"):
+        out.lines(f"{modifier}let url: String", f"{modifier}let bytes: Int64?", f"{modifier}let sha256: String?")
+    out.lines("", "/// Where in an archive the bytes of a file lie: one request for a range brings them.")
+    with out.block(f"{modifier}struct {prefix}Member: Codable, Hashable, Sendable {{"):
+        out.lines(
+            f"{modifier}let name: String",
+            f"{modifier}let offset: Int64",
+            f"{modifier}let packedBytes: Int64",
+            "/// `stored` (as they are) or `deflated` (raw DEFLATE: `COMPRESSION_ZLIB`).",
+            f"{modifier}let method: String",
+        )
 
 
 def _entry_value(out: SwiftWriter, entry: CatalogEntry, name: str, modifier: str, prefix: str) -> None:
@@ -240,7 +255,18 @@ def _file_value(out: SwiftWriter, file: CatalogFile) -> None:
         f".init(path: {string_literal(file.path)}, remotePath: {string_literal(file.remote_path)}, "
         f"component: {string_literal(file.component)}, modality: {string_literal(file.modality)}, "
         f"required: {str(file.required).lower()}, bytes: {number_literal(file.bytes)}, "
-        f"sha256: {optional_literal(file.sha256)}, group: {optional_literal(file.group)}, sources: [{sources}]),"
+        f"sha256: {optional_literal(file.sha256)}, group: {optional_literal(file.group)}, sources: [{sources}], "
+        f"member: {_member_value(file)}),"
+    )
+
+
+def _member_value(file: CatalogFile) -> str:
+    member = file.member
+    if member is None:
+        return "nil"
+    return (
+        f".init(name: {string_literal(member.name)}, offset: {number_literal(member.offset)}, "
+        f"packedBytes: {number_literal(member.packed_bytes)}, method: {string_literal(member.method)})"
     )
 
 
@@ -251,4 +277,8 @@ def _hub_value(entry: CatalogEntry) -> str:
 
 
 def _archive_value(entry: CatalogEntry) -> str:
-    return "nil" if entry.archive is None else f".init(url: {string_literal(entry.archive.url)})"
+    archive = entry.archive
+    if archive is None:
+        return "nil"
+    size = "nil" if archive.bytes is None else number_literal(archive.bytes)
+    return f".init(url: {string_literal(archive.url)}, bytes: {size}, sha256: {optional_literal(archive.sha256)})"

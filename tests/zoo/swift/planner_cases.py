@@ -172,6 +172,7 @@ class Dealer:
                         size=_CONTENTS[content],
                         sha256=digest,
                         sources=sources,
+                        member=None,
                     )
                 )
         return make_lock(entry.id, "0" * 64, files)

@@ -67,6 +67,7 @@ def test_a_file_says_all_that_the_lock_and_the_manifest_do(catalog: Catalog) -> 
         "sources": [
             {"repo": "zoo/tiny-multimodal-coreml", "commit": COMMIT, "path": f"vision.ane.mlpackage/{weights}"}
         ],
+        "member": None,
     }
     assert by_path[f"chunk1.mlpackage/{weights}"]["group"] == f"tiny-multimodal/chunk1.mlpackage/{weights}"
     one = len(package_files("x", b"")["x.mlpackage/Manifest.json"])
@@ -112,6 +113,7 @@ def test_every_key_of_the_json_has_a_property_in_swift(catalog: Catalog) -> None
     assert properties("ZooFile") == set(entry["files"][0])
     assert properties("ZooSource") == set(entry["files"][0]["sources"][0])
     assert properties("ZooHub") == set(entry["hub"])
+    assert properties("ZooMember") == set(catalog_schema()["$defs"]["CatalogMember"]["properties"])
     assert properties("ZooArchive") == set(catalog_schema()["$defs"]["CatalogArchive"]["properties"])
 
 

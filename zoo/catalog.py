@@ -82,6 +82,8 @@ class Entry:
     @property
     def how_to_lock(self) -> str:
         """The next step for somebody who needs a lock with digests and sources."""
+        if self.manifest.archive is not None:
+            return f"`zoo lock {self.id} --from-hub` downloads its archive once and pins it"
         if self.manifest.hub is None:
             return f"`zoo lock {self.id} --from DIR` reads a folder that has it; it is not published on the Hub"
         return f"`zoo lock {self.id} --from-hub` takes it from the Hub; `zoo push {self.id}` publishes a build"

@@ -47,6 +47,11 @@ def cache_directory() -> Path:
     return Path(platformdirs.user_cache_dir(APPLICATION))
 
 
+def archive_directory() -> Path:
+    """Archives that `zoo lock` has downloaded; may be deleted at any time."""
+    return cache_directory() / "archives"
+
+
 def build_directory(given: Path | None = None) -> Path:
     """Builds, one folder per entry with its lock beside it: `given`, else `ZOO_BUILD`, else `./build`."""
     if given is not None:

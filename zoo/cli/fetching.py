@@ -34,11 +34,11 @@ class How:
 
 def providers(reuse: bool, from_: list[Path] | None, models: Path, build: Path | None, folder: Path) -> list[Provider]:
     """Where else on this disk to look for the bytes of `folder`; the cheapest to prove come first."""
-    from zoo.locations import build_directory
+    from zoo.locations import archive_directory, build_directory
     from zoo.transfer.hub_cache import hub_cache, hub_cache_directory
-    from zoo.transfer.reuse import any_folder, installed_folders, local_builds
+    from zoo.transfer.reuse import any_folder, cached_archives, installed_folders, local_builds
 
-    found: list[Provider] = []
+    found: list[Provider] = [cached_archives(archive_directory())]
     if reuse:
         found += [
             installed_folders(models, but=folder),
@@ -69,6 +69,7 @@ def fetch(plan: PullPlan, folder: Path, how: How, cache: DigestCache) -> PullRes
             plan,
             folder,
             fetcher=fetcher,
+            archives=fetcher,
             stop=fetcher.stop,
             cache=cache,
             progress=progress,

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 def lock(
     entry: EntryArgument,
     folder: Annotated[
-        Path | None, typer.Option("--from", metavar="DIR", help="Lock the bundle that lies in this folder.")
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="Lock the bundle in this folder, or in this FILE.zip."),
     ] = None,
-    from_hub: Annotated[bool, typer.Option("--from-hub", help="Lock what the entry's repo has.")] = False,
+    from_hub: Annotated[bool, typer.Option("--from-hub", help="Lock what the entry's repo or archive has.")] = False,
     revision: Annotated[
         str | None,
         typer.Option(metavar="REV", help="Branch, tag or commit for --from-hub.", show_default="the manifest's"),
@@ -49,12 +50,15 @@ def lock(
     """Write the lock of an entry: which files it consists of, with sizes and digests.
 
     The bytes are those of a folder (every file is read once), or those of the entry's repo (sizes and digests come
-    from the Hub's listing; only its small files are downloaded). The lock pins a commit, never a branch.
+    from the Hub's listing; only its small files are downloaded). The lock pins a commit, never a branch. An entry that
+    is published as one zip file has it downloaded once; its lock pins the file and each member.
 
     \b
     Examples:
       zoo lock gemma4-e4b --from ./build/gemma4-e4b
       zoo lock gemma4-e4b --from-hub
+      zoo lock qwen2.5-0.5b --from-hub
+      zoo lock qwen2.5-0.5b --from ~/Downloads/qwen2.5-0.5b-coreml.zip
       zoo lock gemma4-e4b --check
       zoo lock gemma4-e4b --from-hub --check
     """
@@ -105,12 +109,23 @@ def _fresh(
     ignore_extra: bool,
 ) -> Locked:
     from zoo.digests import DigestCache
-    from zoo.transfer.hub import HubClient
-    from zoo.transfer.locking import lock_folder, lock_repo
+    from zoo.errors import UsageError
+    from zoo.locations import archive_directory
+    from zoo.transfer.archive_lock import lock_archive_file, lock_published_archive
+    from zoo.transfer.locking import lock_folder
 
+    if folder is None and entry.manifest.archive is not None:
+        if revision is not None:
+            raise UsageError(f"{entry.id} is published as an archive, which has no revisions")
+        return lock_published_archive(entry, archive_directory(), progress)
     if folder is None:
+        from zoo.transfer.hub import HubClient
+        from zoo.transfer.locking import lock_repo
+
         return lock_repo(HubClient(endpoint, progress=progress), entry, revision)
     with DigestCache.default() as cache:
+        if folder.is_file():
+            return lock_archive_file(entry, folder, cache=cache, progress=progress)
         return lock_folder(entry, folder, cache=cache, progress=progress, ignore_extra=ignore_extra)
 
 

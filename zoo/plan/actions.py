@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from zoo.lock import LockedFile, Source
 
-ActionKind = Literal["keep", "link", "fetch", "upload", "copy", "delete"]
+ActionKind = Literal["keep", "link", "fetch", "extract", "upload", "copy", "delete"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,30 @@ class Fetch:
 
 
 @dataclass(frozen=True, slots=True)
+class Extract:
+    """The bytes are unpacked from the lock's archive; what of it travels is said once, for all files together.
+
+    Attributes:
+        file: the locked file; `file.member` says where in the archive.
+        reason: why it is needed: `missing`, `differs`, ...
+    """
+
+    kind: ClassVar[ActionKind] = "extract"
+    file: LockedFile
+    reason: str = "missing"
+
+    @property
+    def path(self) -> str:
+        """Where the bytes are wanted."""
+        return self.file.path
+
+    @property
+    def size(self) -> int:
+        """Bytes when unpacked."""
+        return self.file.size
+
+
+@dataclass(frozen=True, slots=True)
 class Upload:
     """The bytes must travel to the repo.
 
@@ -109,7 +133,7 @@ class Delete:
     reason: str
 
 
-Action = Keep | Link | Fetch | Upload | ServerCopy | Delete
+Action = Keep | Link | Fetch | Extract | Upload | ServerCopy | Delete
 
 MOVES_BYTES: frozenset[ActionKind] = frozenset({"fetch", "upload"})
 """Kinds whose size is bytes on the network."""
@@ -125,7 +149,7 @@ class Total:
 
 def totals(actions: Iterable[Action]) -> dict[ActionKind, Total]:
     """Counts and bytes by kind, kinds in a fixed order, absent kinds left out."""
-    order: tuple[ActionKind, ...] = ("keep", "link", "copy", "fetch", "upload", "delete")
+    order: tuple[ActionKind, ...] = ("keep", "link", "copy", "fetch", "extract", "upload", "delete")
     listed = list(actions)
     return {
         kind: Total(len(of_kind), sum(action.size for action in of_kind))
@@ -151,6 +175,8 @@ def action_json(action: Action) -> dict[str, Any]:
         case Fetch(file=file, have=have):
             data |= {"sha256": file.sha256, "have": have}
             data["sources"] = [{"repo": s.repo, "commit": s.commit, "path": s.path} for s in file.sources]
+        case Extract(file=file):
+            data |= {"sha256": file.sha256, "member": file.member.name if file.member else None}
         case Link(sha256=sha256, origin=origin, inside=inside):
             data |= {"sha256": sha256, "origin": origin, "inside": inside}
         case Upload(sha256=sha256):

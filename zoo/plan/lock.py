@@ -104,8 +104,8 @@ def lock_from_folder(
         UnsafePath: file names that are not portable.
     """
     assignment = assign(entry, found)
-    _refuse(assignment, entry, where, ignore_extra=ignore_extra)
-    chosen = _one_form(assignment)
+    refuse(assignment, entry, where, ignore_extra=ignore_extra)
+    chosen = one_form(assignment)
     files = [
         LockedFile(path=path, component=name, size=found[path].size, sha256=found[path].sha256, xxh3=found[path].xxh3)
         for path, name in chosen.items()
@@ -113,13 +113,18 @@ def lock_from_folder(
     return make_lock(entry.id, manifest_digest(entry.manifest), files, provenance)
 
 
-def _one_form(assignment: Assignment) -> dict[str, str]:
+def one_form(assignment: Assignment) -> dict[str, str]:
     """Owners without the `.mlpackage` of models that are there compiled as well."""
     left_out = tuple(f"{stem}.mlpackage/" for stem in assignment.twice)
     return {path: name for path, name in assignment.owners.items() if not path.startswith(left_out or ("\0",))}
 
 
-def _refuse(assignment: Assignment, entry: Entry, where: str, *, ignore_extra: bool) -> None:
+def refuse(assignment: Assignment, entry: Entry, where: str, *, ignore_extra: bool) -> None:
+    """Refuse a folder, repo or archive that is not the entry.
+
+    Raises:
+        InvalidDocument: something is missing; unless `ignore_extra`, also files of no component and models twice.
+    """
     if assignment.missing:
         raise InvalidDocument(
             f"{where}: {entry.id} is not complete: {_some(assignment.missing)} missing",
@@ -180,7 +185,7 @@ def remote_paths(entry: Entry, lock: Lock) -> dict[str, str]:
 def bundle_listing(entry: Entry, listing: Listing) -> dict[str, RemoteFile]:
     """The files of a repo that are part of the bundle, by bundle path; one form of each model (.mlmodelc first)."""
     found = {path: file for file in listing.files if (path := bundle_path(entry, file.path)) is not None}
-    chosen = _one_form(assign(entry, found))
+    chosen = one_form(assign(entry, found))
     return {path: found[path] for path in chosen}
 
 
@@ -206,7 +211,7 @@ def lock_from_hub(
     assert listing.commit is not None
     found = bundle_listing(entry, listing)
     where = f"{listing.repo}@{listing.commit[:7]}"
-    _refuse(assign(entry, found), entry, where, ignore_extra=True)
+    refuse(assign(entry, found), entry, where, ignore_extra=True)
     files = []
     for path, file in found.items():
         digests = read.get(file.path)
@@ -281,17 +286,22 @@ def with_known(lock: Lock, known: Lock, *, sources: bool = True) -> Lock:
         known: the earlier one.
         sources: also take over where the bytes can be had.
     """
+    archive = lock.archive or (known.archive if sources else None)
     by_digest = {file.sha256: file for file in known.files if file.sha256 is not None}
     files = []
     for file in lock.files:
         old = None if file.sha256 is None else by_digest.get(file.sha256)
         if old is not None:
             added = [source for source in old.sources if source not in file.sources] if sources else []
-            file = msgspec.structs.replace(file, xxh3=file.xxh3 or old.xxh3, sources=(*file.sources, *added))
+            member = file.member or (old.member if sources and archive == known.archive else None)
+            file = msgspec.structs.replace(
+                file, xxh3=file.xxh3 or old.xxh3, sources=(*file.sources, *added), member=member
+            )
         files.append(file)
     same = not difference(known, lock)
     provenance = lock.provenance or (known.provenance if same else {})
-    return make_lock(lock.entry, lock.manifest, files, dict(provenance))
+    archive = archive if any(file.member is not None for file in files) else lock.archive
+    return make_lock(lock.entry, lock.manifest, files, dict(provenance), archive)
 
 
 def pinned(lock: Lock, repo: str, commit: str, paths: Mapping[str, str], others: Iterable[Listing]) -> Lock:
@@ -320,7 +330,7 @@ def pinned(lock: Lock, repo: str, commit: str, paths: Mapping[str, str], others:
         elsewhere = {source.repo: source for source in reversed(further.get(file.sha256 or "", []))}
         more = tuple(elsewhere[name] for name in sorted(elsewhere))
         files.append(msgspec.structs.replace(file, sources=(here, *more)))
-    return make_lock(lock.entry, lock.manifest, files, dict(lock.provenance))
+    return make_lock(lock.entry, lock.manifest, files, dict(lock.provenance), lock.archive)
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +381,12 @@ def check_lock(entry: Entry, lock: Lock | None, fresh: Lock | None = None) -> No
         raise CheckFailed(f"{entry.lock_file}: stale: does not fit the manifest: {_some(wrong)}", hint=again)
     if fresh is None:
         return
+    if fresh.archive is not None and fresh.archive != lock.archive:
+        was = lock.archive.sha256 if lock.archive is not None else None
+        raise CheckFailed(
+            f"{entry.lock_file}: stale: the archive is another one: sha256 {fresh.archive.sha256}, locked {was}",
+            hint=again,
+        )
     found = difference(lock, fresh)
     if found:
         parts = [

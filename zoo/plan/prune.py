@@ -15,7 +15,7 @@ from zoo.folder import PARTIAL_DIRECTORY, PARTIAL_SUFFIXES, STAGING_DIRECTORY, F
 from zoo.lock import Lock
 from zoo.paths import STATE_DIRECTORY
 from zoo.plan.actions import Delete, Keep, actions_json
-from zoo.plan.pull import partial_name
+from zoo.plan.pull import partial_names
 
 _TEMPORARY = re.compile(r"\.(?:.+)\.(\d+)\.new")
 """Names of `zoo.links.place` for a file in the making, with the process that makes it."""
@@ -120,7 +120,7 @@ def _orphan_reason(file: FolderFile) -> str:
 
 
 def _partials(leftovers: Leftovers, request: PruneRequest) -> Iterable[Keep | Delete]:
-    needed = {partial_name(file) for lock in request.locks or () for file in lock.files}
+    needed = {name for lock in request.locks or () for name in partial_names(lock)}
     for name, size in sorted(leftovers.partials.items()):
         path = f"{STATE_DIRECTORY}/{PARTIAL_DIRECTORY}/{name}"
         fetch = name.removesuffix(next(filter(name.endswith, PARTIAL_SUFFIXES), ""))

@@ -85,7 +85,7 @@ def unpublished(entries: Sequence[Entry]) -> tuple[Unpublished, ...]:
     }
     found = []
     for entry in entries:
-        files = [file for file in entry.lock.files if file.sha256 and not file.sources] if entry.lock else []
+        files = [file for file in entry.lock.files if file.sha256 and not file.published] if entry.lock else []
         if files:
             sizes = {file.sha256: file.size for file in files}
             copied = sum(size for sha256, size in sizes.items() if sha256 in on_the_hub)

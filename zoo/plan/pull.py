@@ -11,12 +11,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from zoo.errors import Conflict, HubError
 from zoo.folder import FolderFile, FolderState, orphans
 from zoo.lock import Lock, LockedFile, lock_digest
 from zoo.paths import matches_absent
 from zoo.plan.absent import forbidden
-from zoo.plan.actions import Action, Delete, Fetch, Keep, Link, actions_json, changes
+from zoo.plan.actions import Action, Delete, Extract, Fetch, Keep, Link, actions_json, changes, travelling_bytes
+from zoo.plan.archive import ArchivePlan, archive_partials, plan_archive
 from zoo.receipt import Installed, Receipt, ReceiptFile
 from zoo.report.sizes import human_bytes
 from zoo.report.text import plural
@@ -62,6 +65,7 @@ class PullPlan:
         notes: what a person should know before it is done.
         replaces: paths of files that zoo did not install and that will be replaced.
         unused_partials: names of interrupted fetches that no lock of this folder asks for any more.
+        archive: what of the lock's archive travels; None if nothing is unpacked.
     """
 
     request: PullRequest
@@ -69,11 +73,24 @@ class PullPlan:
     notes: tuple[str, ...] = ()
     replaces: tuple[str, ...] = ()
     unused_partials: tuple[str, ...] = ()
+    archive: ArchivePlan | None = None
 
     @property
     def bytes_to_place(self) -> int:
-        """Bytes of every file that is fetched or linked: what progress counts up to."""
-        return sum(action.file.size for action in self.fetches) + sum(action.size for action in self.links)
+        """Bytes of every file that is fetched, unpacked or linked, and of the archive: what progress counts up to."""
+        placed: tuple[Action, ...] = (*self.links, *self.extracts)
+        packed = self.archive.have + self.archive.size if self.archive is not None else 0
+        return sum(action.file.size for action in self.fetches) + sum(action.size for action in placed) + packed
+
+    @property
+    def bytes_to_move(self) -> int:
+        """Bytes the network has to carry."""
+        return travelling_bytes(self.actions) + (self.archive.size if self.archive is not None else 0)
+
+    @property
+    def extracts(self) -> tuple[Extract, ...]:
+        """The files that are unpacked from the archive, the largest first."""
+        return tuple(action for action in self.actions if isinstance(action, Extract))
 
     @property
     def fetches(self) -> tuple[Fetch, ...]:
@@ -107,6 +124,11 @@ def partial_name(file: LockedFile) -> str:
         return file.sha256
     where = "\n".join((source.repo + "\n" + source.commit + "\n" + source.path) for source in file.sources[:1])
     return "unverified-" + hashlib.sha256(f"{where}\n{file.path}".encode()).hexdigest()
+
+
+def partial_names(lock: Lock) -> set[str]:
+    """Every name under which bytes that a lock asks for may lie among the interrupted fetches."""
+    return archive_partials(lock).union(partial_name(file) for file in lock.files)
 
 
 def plan_pull(
@@ -146,6 +168,12 @@ def plan_pull(
         notes=(*notes, *_notes(request, state, deletes, replaces)),
         replaces=replaces,
         unused_partials=_unused_partials(request, state),
+        archive=plan_archive(
+            request.lock.archive,
+            [action for action in ordered if isinstance(action, Extract)],
+            state.partials,
+            candidates or {},
+        ),
     )
 
 
@@ -184,6 +212,8 @@ def _decide(group: list[LockedFile], state: FolderState, candidates: Mapping[str
         elsewhere = candidates.get(sha256, ()) if sha256 is not None else ()
         if elsewhere and sha256 is not None:
             actions.append(Link(first.path, first.size, sha256, elsewhere[0], False, "already on this disk"))
+        elif (packed := _packed(first, group)) is not None:
+            actions.append(Extract(packed, _why(state.files.get(first.path), 0)))
         else:
             have = state.partials.get(partial_name(first), 0)
             have = have if have <= first.size else 0
@@ -193,6 +223,14 @@ def _decide(group: list[LockedFile], state: FolderState, candidates: Mapping[str
         assert sha256 is not None
         actions.append(Link(file.path, file.size, sha256, origin, True, f"the same bytes as {origin}"))
     return actions
+
+
+def _packed(file: LockedFile, group: list[LockedFile]) -> LockedFile | None:
+    """`file` with its place in the archive, or that of a file with the same bytes; None if the Hub has it."""
+    if any(other.sources for other in group):
+        return None
+    member = next((other.member for other in (file, *group) if other.member is not None), None)
+    return None if member is None else msgspec.structs.replace(file, member=member)
 
 
 def _with_sources(file: LockedFile, group: list[LockedFile]) -> LockedFile:
@@ -213,7 +251,7 @@ def _why(found: FolderFile | None, have: int) -> str:
 
 def _order(action: Action) -> tuple[int, int, str]:
     """Kept files, then what travels with the largest first, then links whose origin is elsewhere, then inside."""
-    rank = {"keep": 0, "fetch": 1}.get(action.kind, 2)
+    rank = {"keep": 0, "fetch": 1, "extract": 1}.get(action.kind, 2)
     if isinstance(action, Link) and action.inside:
         rank = 3
     return rank, 0 if rank == 0 else -action.size, action.path
@@ -362,7 +400,7 @@ def _unused_partials(request: PullRequest, state: FolderState) -> tuple[str, ...
     if request.repairs:
         return ()
     locks = (request.lock, *request.others.values())
-    needed = {partial_name(file) for lock in locks for file in lock.files}
+    needed = {name for lock in locks for name in partial_names(lock)}
     return tuple(sorted(name for name in state.partials if name not in needed))
 
 
@@ -412,4 +450,6 @@ def plan_json(plan: PullPlan, folder: str) -> dict[str, Any]:
         "notes": list(plan.notes),
         "replaces": list(plan.replaces),
         **actions_json(plan.actions),
+        "bytes_to_move": plan.bytes_to_move,
+        **({"archive": plan.archive.as_json()} if plan.archive is not None else {}),
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from zoo.lock import LOCK_SCHEMA, Lock, LockedFile, Source
+from zoo.lock import LOCK_SCHEMA, Lock, LockedFile, Member, Source
+from zoo.plan.archive import find_members
 from zoo.plan.pull import PullRequest
 from zoo.plan.verify import Expected, Verdict
 
@@ -27,18 +28,20 @@ def repair_request(
     bad = [verdict.name for verdict in verdicts if verdict.wrong]
     if not bad:
         return None
-    sources = _sources(locks)
+    held = tuple(locks)
+    sources = _sources(held)
+    # Of several archives one must do; nobody installs two such entries into one folder.
+    archive, members = find_members(held, (file.sha256 for entry in bad for file in expected[entry]))
     files: dict[str, LockedFile] = {}
     for entry in bad:
         for file in expected[entry]:
             known = files.get(file.path)
             if known is None or known.sha256 is None:
-                files[file.path] = _locked(file, sources)
+                files[file.path] = _locked(file, sources, members)
     name = " and ".join(bad)
     listed = tuple(file for _, file in sorted(files.items()))
-    return PullRequest(
-        name, Lock(schema=LOCK_SCHEMA, entry=name, manifest=NO_MANIFEST, files=listed), listed, repairs=True
-    )
+    lock = Lock(schema=LOCK_SCHEMA, entry=name, manifest=NO_MANIFEST, files=listed, archive=archive)
+    return PullRequest(name, lock, listed, repairs=True)
 
 
 def _sources(locks: Iterable[Lock]) -> dict[str, tuple[Source, ...]]:
@@ -50,7 +53,7 @@ def _sources(locks: Iterable[Lock]) -> dict[str, tuple[Source, ...]]:
     return {sha256: tuple(places) for sha256, places in found.items()}
 
 
-def _locked(file: Expected, sources: Mapping[str, tuple[Source, ...]]) -> LockedFile:
+def _locked(file: Expected, sources: Mapping[str, tuple[Source, ...]], members: Mapping[str, Member]) -> LockedFile:
     own = file.sources if isinstance(file, LockedFile) else ()
     others = sources.get(file.sha256, ()) if file.sha256 is not None else ()
     return LockedFile(
@@ -60,4 +63,5 @@ def _locked(file: Expected, sources: Mapping[str, tuple[Source, ...]]) -> Locked
         sha256=file.sha256,
         xxh3=file.xxh3,
         sources=tuple(dict.fromkeys((*own, *others))),
+        member=members.get(file.sha256 or ""),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zoo.catalog import Catalog, Entry, Part
-from zoo.lock import Lock
+from zoo.lock import Lock, LockedFile
 from zoo.manifest import Manifest
 from zoo.report.sizes import human_bytes
 from zoo.report.text import columns, paint, plural
@@ -20,7 +20,7 @@ def lock_state(lock: Lock | None) -> LockState:
         return "none"
     if lock.provisional:
         return "provisional"
-    return "pinned" if all(file.sources for file in lock.files) else "unpublished"
+    return "pinned" if all(file.published for file in lock.files) else "unpublished"
 
 
 def shown_entries(catalog: Catalog, installed: dict[str, bool], *, hidden: bool = False) -> tuple[Entry, ...]:
@@ -116,6 +116,8 @@ def show_json(entry: Entry) -> dict[str, Any]:
         "minimum_os": {"ios": manifest.minimum_os.ios, "macos": manifest.minimum_os.macos},
         "checkpoint": manifest.checkpoint.repo if manifest.checkpoint else None,
         "revision": manifest.hub.revision if manifest.hub else None,
+        "archive_bytes": lock.archive.size if lock and lock.archive else None,
+        "archive_sha256": lock.archive.sha256 if lock and lock.archive else None,
         "components": [_part_json(entry, part, lock) for part in entry.parts],
     }
 
@@ -134,8 +136,13 @@ def _part_json(entry: Entry, part: Part, lock: Lock | None) -> dict[str, Any]:
         "declared_files": list(part.files),
         "optional_files": list(part.optional),
         "bytes": sum(file.size for file in files) if lock else None,
-        "files": [{"path": file.path, "bytes": file.size, "sha256": file.sha256, "xxh3": file.xxh3} for file in files],
+        "files": [_file_json(file) for file in files],
     }
+
+
+def _file_json(file: LockedFile) -> dict[str, Any]:
+    described: dict[str, Any] = {"path": file.path, "bytes": file.size, "sha256": file.sha256, "xxh3": file.xxh3}
+    return described if file.member is None else {**described, "member": file.member.name}
 
 
 def origin(entry: Entry, part: Part) -> str:
@@ -168,6 +175,8 @@ def show_text(entry: Entry, *, files: bool) -> str:
         ("published", _published(manifest)),
         ("lock", _lock_line(lock)),
     ]
+    if lock is not None and lock.archive is not None:
+        facts.append(("archive", f"{human_bytes(lock.archive.size)}, sha256 {lock.archive.sha256 or 'not known yet'}"))
     facts += [(f"not on {system}", reason) for system, reason in blocks(manifest)]
     if manifest.absent:
         facts.append(("must be absent", ", ".join(manifest.absent)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from zoo.plan.actions import Action, Fetch, Link, totals, travelling_bytes
+from zoo.plan.actions import Action, Fetch, Link, totals
+from zoo.plan.archive import ArchivePlan
 from zoo.plan.pull import PullPlan
 from zoo.report.sizes import human_bytes, human_seconds
 from zoo.report.text import columns, paint, plural
@@ -28,6 +29,8 @@ def plan_text(plan: PullPlan, folder: str) -> str:
         resumed = sum(action.have for action in plan.fetches)
         why = _reasons(plan.fetches) + (f"; {human_bytes(resumed)} of them are here already" if resumed else "")
         rows.append(("fetch", by_kind["fetch"].count, human_bytes(by_kind["fetch"].size), why))
+    if plan.archive is not None:
+        rows.append(("extract", len(plan.extracts), human_bytes(by_kind["extract"].size), _from_archive(plan.archive)))
     for inside, name in ((False, "link"), (True, "link")):
         links = [link for link in plan.links if link.inside is inside]
         if links:
@@ -45,6 +48,21 @@ def plan_text(plan: PullPlan, folder: str) -> str:
     lines += [f"  {paint('delete', 'red')} {action.path}" for action in plan.deletes]
     lines += [f"{paint('note:', 'yellow')} {note}" for note in plan.notes]
     return "\n".join(line for line in lines if line)
+
+
+def _from_archive(plan: ArchivePlan) -> str:
+    """What of the archive travels."""
+    name = plan.archive.url.rsplit("/", 1)[-1]
+    have = f"; {human_bytes(plan.have)} of them are here already" if plan.have and plan.how != "here" else ""
+    match plan.how:
+        case "here":
+            return f"from {plan.local or name + ', which has arrived'}"
+        case "whole":
+            return f"from {name}, {human_bytes(plan.archive.size)}{have}"
+        case "members":
+            return (
+                f"from parts of {name}, {human_bytes(plan.have + plan.size)} of {human_bytes(plan.archive.size)}{have}"
+            )
 
 
 def _line(action: Fetch) -> str:
@@ -105,4 +123,4 @@ def _link_words(result: PullResult) -> str:
 
 def dry_run_text(plan: PullPlan) -> str:
     """The last line of a dry run."""
-    return f"dry run: nothing was changed; {human_bytes(travelling_bytes(plan.actions))} would travel"
+    return f"dry run: nothing was changed; {human_bytes(plan.bytes_to_move)} would travel"

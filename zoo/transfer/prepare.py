@@ -127,6 +127,11 @@ def prepare_request(
 
 
 def _missing(request: PullRequest, state: FolderState) -> dict[str, int]:
-    """Contents that are nowhere in the folder."""
+    """Contents that are nowhere in the folder, and the archive if it has some of them."""
     present = {file.sha256 for file in state.files.values()}
-    return {sha256: size for sha256, size in wanted_contents(request.files).items() if sha256 not in present}
+    missing = {sha256: size for sha256, size in wanted_contents(request.files).items() if sha256 not in present}
+    archive = request.lock.archive
+    packed = any(file.member is not None for file in request.files if file.sha256 in missing)
+    if packed and archive is not None and archive.sha256 is not None:
+        missing[archive.sha256] = archive.size
+    return missing

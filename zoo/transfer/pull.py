@@ -38,8 +38,10 @@ from zoo.links import MINIMUM_HARDLINK_BYTES, LinkMode, place
 from zoo.lock import LockedFile, is_weight
 from zoo.paths import model_folder
 from zoo.plan.actions import Keep, Link
+from zoo.plan.archive import ArchivePlan, archive_partials
 from zoo.plan.pull import PullPlan, partial_name, receipt_after
 from zoo.receipt import load_receipt, save_receipt
+from zoo.transfer.archive import ArchiveSource, PartFetcher, forget
 from zoo.transfer.deleting import RECOGNITION_FILES, delete_files
 from zoo.transfer.http import Fetcher, Stopped
 
@@ -100,6 +102,7 @@ class _Work:
     plan: PullPlan
     folder: Path
     fetcher: Fetcher
+    archives: PartFetcher | None
     stop: threading.Event
     cache: DigestCache | None
     progress: Progress
@@ -109,6 +112,24 @@ class _Work:
     digests: dict[str, Digests] = field(default_factory=dict)
     origins: dict[str, Path] = field(default_factory=dict)
     guard: threading.Lock = field(default_factory=threading.Lock)
+    archive: ArchiveSource | None = None
+
+    def unpacks(self, file: LockedFile) -> ArchiveSource | None:
+        """What a file is unpacked from; None if it is fetched by itself."""
+        archive = self.plan.request.lock.archive
+        if file.member is None or file.sources or archive is None or self.archives is None:
+            return None
+        with self.guard:
+            if self.archive is None:
+                self.archive = ArchiveSource(
+                    self.plan.archive or ArchivePlan(archive, "members"),
+                    partial_directory(self.folder),
+                    fetcher=self.archives,
+                    stop=self.stop,
+                    cache=self.cache,
+                    progress=self.progress,
+                )
+            return self.archive
 
     def staged(self, path: str) -> Path:
         return staging_directory(self.folder) / path
@@ -122,6 +143,7 @@ def carry_out(
     folder: Path,
     *,
     fetcher: Fetcher,
+    archives: PartFetcher | None = None,
     stop: threading.Event | None = None,
     cache: DigestCache | None = None,
     progress: Progress | None = None,
@@ -134,6 +156,7 @@ def carry_out(
         plan: what to do.
         folder: the installed folder; made if missing.
         fetcher: brings bytes.
+        archives: brings archives, for a lock that has one.
         stop: the event that makes `fetcher` stop; set when one fetch has failed.
         cache: remembered digests.
         progress: told about every file.
@@ -146,7 +169,8 @@ def carry_out(
         UnsafePath: a path leads out of the folder.
     """
     begin = time.monotonic()
-    work = _Work(plan, folder, fetcher, stop or threading.Event(), cache, progress or Silent(), link, max(1, jobs))
+    stop, progress = stop or threading.Event(), progress or Silent()
+    work = _Work(plan, folder, fetcher, archives, stop, cache, progress, link, max(1, jobs))
     targets = {action.path: place_in(folder, action.path) for action in plan.actions if action.kind != "delete"}
     try:
         check_state_directory(folder)
@@ -165,9 +189,9 @@ def carry_out(
 
 
 def needed_bytes(plan: PullPlan, folder: Path, link: LinkMode) -> int:
-    """Bytes the plan adds to the disk at its peak: what travels, and links that may have to be copies."""
-    travelling = sum(action.size for action in plan.fetches)
-    return travelling + sum(_copied_bytes(action, folder, link) for action in plan.links)
+    """Bytes the plan adds to the disk at its peak: what travels or is unpacked, and links that may be copies."""
+    unpacked = sum(action.size for action in plan.extracts)
+    return plan.bytes_to_move + unpacked + sum(_copied_bytes(action, folder, link) for action in plan.links)
 
 
 def _copied_bytes(action: Link, folder: Path, link: LinkMode) -> int:
@@ -195,6 +219,7 @@ def _gather(work: _Work) -> None:
     outside = [action for action in work.plan.links if not action.inside]
     usable = [action for action in outside if _prove(work, action)]
     orders = [(action.file, action.reason) for action in work.plan.fetches]
+    orders += [(action.file, action.reason) for action in work.plan.extracts]
     wanted = {file.path: file for file in work.plan.request.files}
     orders += [(wanted[action.path], "origin gone") for action in outside if action not in usable]
     orders.sort(key=lambda order: -order[0].size)
@@ -248,7 +273,8 @@ def _fetch(work: _Work, file: LockedFile) -> None:
     if whole is not None:
         received, resumed, digests = 0, file.size, whole
     else:
-        fetched = work.fetcher.fetch(file, target, work.progress)
+        archive = work.unpacks(file)
+        fetched = archive.fetch(file, target) if archive else work.fetcher.fetch(file, target, work.progress)
         received, resumed, digests = fetched.received, fetched.resumed, fetched.digests
         if work.cache is not None:
             work.cache.trust(target, digests)
@@ -376,6 +402,9 @@ def _finish(work: _Work) -> None:
     directory = partial_directory(work.folder)
     for name in work.plan.unused_partials:
         (directory / name).unlink(missing_ok=True)
+    if work.archive is not None or work.plan.request.selection.everything:
+        for name in archive_partials(work.plan.request.lock):
+            forget(directory / name)
     done = {partial_name(action.file) for action in work.plan.fetches}
     for name in done.union(work.plan.unused_partials):
         for suffix in PARTIAL_SUFFIXES:

@@ -83,11 +83,13 @@ def local_builds(directory: Path) -> Provider:
 
 
 def any_folder(directory: Path) -> Provider:
-    """Every file under `directory` whose size is that of a wanted one; all of them are read.
+    """Every file under `directory` whose size is that of a wanted one; all of them are read. Or one file, an archive.
 
     Raises:
         UsageError: there is no such folder.
     """
+    if directory.is_file():
+        return lambda _: [Claim(directory, None, str(directory))]
     if not directory.is_dir():
         raise UsageError(f"--from {directory}: no such folder")
 
@@ -101,6 +103,16 @@ def any_folder(directory: Path) -> Provider:
                 place = Path(os.path.realpath(place))
             if place.is_file() and place.stat().st_size in sizes:
                 yield Claim(place, None, str(directory))
+
+    return claims
+
+
+def cached_archives(directory: Path) -> Provider:
+    """Claims of the archives that `zoo lock` has downloaded: `<sha256>.zip`."""
+
+    def claims(wanted: Wanted) -> Iterable[Claim]:
+        for sha256 in wanted:
+            yield Claim(directory / f"{sha256}.zip", sha256, str(directory))
 
     return claims
 

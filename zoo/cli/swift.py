@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from zoo.cli.options import DryRunOption, FormatOption, OutputFormat, ZooOption, complete_entry
-from zoo.cli.output import print_json, print_report
+from zoo.cli.output import print_json, print_report, say
 
 
 class AccessLevel(StrEnum):
@@ -67,6 +67,7 @@ def swift(
         generate,
         generate_drop_in,
         generate_package,
+        left_out,
         write_changed,
     )
 
@@ -85,8 +86,10 @@ def swift(
     changes = {name: excerpt(target / name, files[name]) for name in stale}
     if not (check or dry_run):
         write_changed(target, files, write=True)
+    missing = () if entries else left_out(catalog, chosen)
     report = {
         "entries": [entry.id for entry in chosen],
+        "left_out": [entry.id for entry in missing],
         "files": [
             {
                 "path": str(target / name),
@@ -106,6 +109,8 @@ def swift(
             print_report(f"{target / name}  {len(data):,} bytes  {verb}")
             if check and name in stale:
                 print_report("\n".join(f"  {line}" for line in changes[name]))
+        if missing:
+            say(f"left out, because they have no lock: {', '.join(entry.id for entry in missing)}")
     if check and stale:
         again = "zoo swift" + (" --drop-in" if drop_in else "") + (" --package" if package else " --out")
         raise CheckFailed(

@@ -52,6 +52,16 @@ def chosen_entries(catalog: Catalog, ids: Sequence[str], *, unlocked: bool = Fal
     return chosen
 
 
+def left_out(catalog: Catalog, chosen: Iterable[Entry]) -> tuple[Entry, ...]:
+    """The entries for the picker that are not among `chosen` because they have no lock, in picker order."""
+    ids = {entry.id for entry in chosen}
+    return tuple(
+        entry
+        for entry in catalog.entries
+        if entry.id not in ids and entry.manifest.visibility != "hidden" and entry.lock is None
+    )
+
+
 def generate(
     entries: Iterable[Entry],
     *,

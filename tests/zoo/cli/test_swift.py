@@ -35,7 +35,9 @@ def test_check_fails_on_drift_and_shows_it(here: Path, mode: str) -> None:
     assert not (here / "app").exists()
     assert swift(here, *options).returncode == 0
     current = swift(here, *options, "--check")
-    assert (current.returncode, current.stderr) == (0, "")
+    assert current.returncode == 0
+    unlocked = "" if mode == "drop-in" else "left out, because they have no lock: tiny-multimodal\n"
+    assert current.stderr == unlocked
 
     file = here / path
     text = file.read_text(encoding="utf-8")
@@ -77,9 +79,17 @@ def test_json_says_what_differs(here: Path) -> None:
     (here / "app/ZooDropIn.swift").write_text("// nothing\n")
     report = json.loads(swift(here, "--drop-in", "--out", "app", "--check", "--format", "json").stdout)
     (file,) = report["files"]
+    assert report["left_out"] == []
     assert (report["written"], file["path"], file["changed"]) == (False, "app/ZooDropIn.swift", True)
     assert file["difference"][0] == "--- app/ZooDropIn.swift"
     assert "-// nothing" in file["difference"]
+
+
+def test_entries_without_a_lock_are_left_out_and_named(here: Path) -> None:
+    report = json.loads(swift(here, "--out", "app", "--format", "json").stdout)
+    assert (report["entries"], report["left_out"]) == (["tiny"], ["tiny-multimodal"])
+    report = json.loads(swift(here, "tiny", "--out", "app", "--format", "json").stdout)
+    assert report["left_out"] == [], "nobody asked for them"
 
 
 def test_the_drop_in_lists_entries_without_a_lock_too(here: Path) -> None:

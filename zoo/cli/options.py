@@ -86,7 +86,7 @@ ReuseOption = Annotated[
 ]
 FromOption = Annotated[
     list[Path] | None,
-    typer.Option("--from", metavar="DIR", help="Take bytes from any files below DIR (repeatable)."),
+    typer.Option("--from", metavar="DIR", help="Take bytes from files below DIR, or from FILE.zip (repeatable)."),
 ]
 
 

@@ -42,6 +42,13 @@ class ArchivePlan:
     size: int = 0
     local: str | None = None
 
+    def bytes_to_bring(self, files: Iterable[LockedFile]) -> int:
+        """Packed bytes of the archive, or of those `files` that are fetched packed: what progress counts up to."""
+        if self.how != "members":
+            return self.have + self.size
+        members = [file.member for file in files if file.member is not None]
+        return sum(member.packed for member in members if member.method == "deflated")
+
     def as_json(self) -> dict[str, Any]:
         """For programs; see docs/pull.md."""
         return {

@@ -79,7 +79,7 @@ class PullPlan:
     def bytes_to_place(self) -> int:
         """Bytes of every file that is fetched, unpacked or linked, and of the archive: what progress counts up to."""
         placed: tuple[Action, ...] = (*self.links, *self.extracts)
-        packed = self.archive.have + self.archive.size if self.archive is not None else 0
+        packed = 0 if self.archive is None else self.archive.bytes_to_bring(action.file for action in self.extracts)
         return sum(action.file.size for action in self.fetches) + sum(action.size for action in placed) + packed
 
     @property
@@ -336,6 +336,8 @@ def _check_published(request: PullRequest, actions: Iterable[Action]) -> None:
 def _where_else(request: PullRequest) -> str:
     if request.repairs:
         return "take it from this disk with --reuse or --from DIR, or update the entry with `zoo pull`"
+    if request.lock.provisional and request.lock.archive is not None:
+        return f"`zoo lock {request.entry} --from-hub` downloads its archive once and pins it"
     if request.lock.provisional:
         return f"`zoo lock {request.entry} --from-hub` takes digests and a commit from the Hub"
     return f"publish it with `zoo push {request.entry}`, or take it from a build with --reuse or --from DIR"

@@ -80,6 +80,7 @@ class ArchiveSource:
         self._by_member = plan.how == "members"
         self._guard = threading.Lock()
         self._whole: Path | None = None
+        self._failure: ZooError | None = None
 
     def fetch(self, file: LockedFile, target: Path) -> Fetched:
         """Bring a file to `target`; it is whole, verified and flushed to disk on return.
@@ -98,8 +99,10 @@ class ArchiveSource:
             try:
                 return self._fetch_member(file, member, target)
             except RangesIgnored as ignored:
-                self._by_member = False
-                self._progress.say(f"{ignored.message}; the whole archive is fetched")
+                with self._guard:
+                    first, self._by_member = self._by_member, False
+                if first:
+                    self._progress.say(f"{ignored.message}; the whole archive is fetched")
         path, received, resumed = self._archive()
         return Fetched(self._unpack(path, member.offset, member, file, target), received, resumed)
 
@@ -108,6 +111,8 @@ class ArchiveSource:
         with self._guard:
             if self._stop.is_set():
                 raise Stopped
+            if self._failure is not None:
+                raise self._failure
             if self._whole is not None:
                 return self._whole, 0, 0
             if self._plan.local is not None and self._prove(Path(self._plan.local)):
@@ -115,7 +120,11 @@ class ArchiveSource:
                 return self._whole, 0, 0
             assert self._plan.archive.sha256 is not None
             target = self._partials / self._plan.archive.sha256
-            done = self._fetcher.fetch_address(self._url, archive_file(self._plan.archive), target, self._progress)
+            try:
+                done = self._fetcher.fetch_address(self._url, archive_file(self._plan.archive), target, self._progress)
+            except ZooError as error:
+                self._failure = error  # the other threads want the same and would only be patient once more
+                raise
             self._whole = target
             return target, done.received, done.resumed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,9 @@ from zoo.errors import DigestMismatch, DiskError, HubError, UsageError
 from zoo.events import Progress
 from zoo.lock import LockedArchive
 from zoo.plan.archive import archive_contents, lock_from_archive
+from zoo.transfer.answers import TryAgain
 from zoo.transfer.archive import archive_file
-from zoo.transfer.http import CONNECT_SECONDS, READ_SECONDS, HttpFetcher
+from zoo.transfer.http import CONNECT_SECONDS, READ_SECONDS, HttpFetcher, Retry
 from zoo.transfer.locking import Locked
 from zoo.transfer.remote import archive_url, offline
 
@@ -113,30 +115,49 @@ def lock_published_archive(entry: Entry, directory: Path, progress: Progress) ->
     return lock_archive(entry, kept, digests, progress)
 
 
-def announced_size(url: str) -> int:
+def announced_size(url: str, retry: Retry | None = None) -> int:
     """How many bytes a server says that an address has.
+
+    Args:
+        url: the address.
+        retry: patience with a server that is busy or not there.
 
     Raises:
         HubError: no answer, or one without a size.
     """
-    import requests
-
     if offline():
         raise HubError(f"{url}: must be asked for, but HF_HUB_OFFLINE is set", hint="unset it, or use --from FILE.zip")
+    retry = retry or Retry(attempts=3)
+    for failures in range(1, retry.attempts):
+        try:
+            return _ask_for_size(url)
+        except TryAgain as again:
+            time.sleep(retry.wait(failures) if again.wait is None else again.wait)
+    try:
+        return _ask_for_size(url)
+    except TryAgain as again:
+        raise again.error from None
+
+
+def _ask_for_size(url: str) -> int:
+    import requests
+
     headers = {"Range": "bytes=0-0", "Accept-Encoding": "identity"}
+    by_hand = "download it by other means and use --from FILE.zip"
     try:
         with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as answer:
             status, announced = answer.status_code, answer.headers.get("Content-Length", "")
             part = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     except requests.exceptions.RequestException as error:
-        raise HubError(
-            f"{url}: the connection failed ({type(error).__name__})", hint="check the network, or use --from FILE.zip"
-        ) from None
+        reason = f"{url}: the connection failed ({type(error).__name__})"
+        raise TryAgain(HubError(reason, hint=f"check the network, or {by_hand}")) from None
+    if status in (408, 425, 429) or status >= 500:
+        raise TryAgain(HubError(f"{url}: the server answered {status}", hint="try again later"))
     if status not in (200, 206):
         raise HubError(f"{url}: the server answered {status}", hint="is the address in the manifest still right?")
     size = part[1] if part is not None else announced if status == 200 else ""
     if not size.isdigit():
-        raise HubError(f"{url}: the server does not say how long it is", hint="download it and use --from FILE.zip")
+        raise HubError(f"{url}: the server does not say how long it is", hint=by_hand)
     return int(size)
 
 

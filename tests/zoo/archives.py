@@ -65,7 +65,8 @@ def zip_of(files: Mapping[str, bytes], *, top: str = "", stored: bool = False, e
         for name, data in files.items():
             archive.writestr(zipfile.ZipInfo(top + name), data, archive.compression)
             if extra:
-                archive.writestr(f"__MACOSX/{top}._{name.rsplit('/', 1)[-1]}", b"\0\5\x16\7")
+                fork = zipfile.ZipInfo(f"__MACOSX/{top}._{name.rsplit('/', 1)[-1]}")
+                archive.writestr(fork, b"\0\5\x16\7")
     return buffer.getvalue()
 
 

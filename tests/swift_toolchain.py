@@ -30,6 +30,9 @@ HOW_TO = (
     " (some 3 minutes, 0.5 GB to download, 3.3 GB on disk)"
 )
 
+_ALONE = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
+"""Namespaces of its own for a command: no mount outlives it, and no process that it started."""
+
 _ENTER = """
 set -e
 root=$1 top=$2 place=$3
@@ -76,7 +79,7 @@ class Toolchain:
         if top in _SYSTEM:
             raise NoSwift(f"{where}: hides a system directory of {self.root}; use a directory elsewhere, e.g. in /tmp")
         return [
-            *("unshare", "--mount", "--propagation", "private", "--fork", "--kill-child"),
+            *_ALONE,
             *("sh", "-c", _ENTER, "enter", str(self.root), top, where),
             *words,
         ]
@@ -143,20 +146,21 @@ def prepare() -> Toolchain:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise NoSwift(HOW_TO)
     root = root_directory()
-    with _only_one(root.with_name(root.name + ".lock")):
+    with _only_one(root.with_name(root.name + ".lock")) as lock:
         found = find()
-        return found if found is not None else _make(root)
+        return found if found is not None else _make(root, lock)
 
 
 @contextmanager
-def _only_one(path: Path) -> Iterator[None]:
+def _only_one(path: Path) -> Iterator[int]:
+    """Hold a lock; whoever inherits the file descriptor holds it, too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()
 
 
-def _make(root: Path) -> Toolchain:
+def _make(root: Path, lock: int) -> Toolchain:
     """Make the root beside its place and rename it; packages that arrived survive a failure."""
     making, packages = root.with_name(root.name + ".making"), root.with_name(root.name + ".debs")
     mirror = _mirror()
@@ -166,10 +170,12 @@ def _make(root: Path) -> Toolchain:
     packages.mkdir(exist_ok=True)
     _say(f"unpacking Debian {SUITE} with Swift into {root}; this takes some minutes")
     _must(
-        # In a mount namespace of its own: debootstrap mounts /proc and /sys, and a killed one does not unmount them.
-        *("unshare", "--mount", "--propagation", "private", "--fork", "--kill-child"),
+        # debootstrap mounts /proc and /sys, and a killed one does not unmount them.
+        *_ALONE,
         *("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", f"--cache-dir={packages}"),
         *(SUITE, str(making), mirror),
+        # If only this process is killed, what it started still works there for a moment.
+        keep_open=(lock,),
     )
     Toolchain(making).version()
     making.rename(root)
@@ -195,7 +201,7 @@ def _apt(*words: str) -> None:
     _must("apt-get", "-o", "DPkg::Lock::Timeout=300", *words)
 
 
-def _must(*words: str) -> str:
+def _must(*words: str, keep_open: tuple[int, ...] = ()) -> str:
     """Run a command that has to succeed and return what it prints."""
     done = subprocess.run(
         words,
@@ -205,6 +211,7 @@ def _must(*words: str) -> str:
         check=False,
         stdin=subprocess.DEVNULL,
         env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", **_proxy()},
+        pass_fds=keep_open,
     )
     if done.returncode != 0:
         tail = "\n".join(done.stdout.splitlines()[-5:])
@@ -250,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.what == "run":
             return subprocess.run(swift.command(*chosen.words, place=Path.cwd()), check=False).returncode
         _say(f"{swift.version()} ({swift.root or 'on PATH'})")
-    except NoSwift as error:
+    except (NoSwift, OSError) as error:
         _say(str(error))
         return 1
     return 0

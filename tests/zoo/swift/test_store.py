@@ -6,11 +6,13 @@ import hashlib
 import http.server
 import json
 import os
+import random
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from tests.zoo.transfer.pull_support import (
     sight_bundle,
     text_bundle,
 )
+from zoo.folder import folder_lock
 from zoo.hub_server.faults import Fault
 from zoo.hub_server.process import running_hub
 from zoo.swift.files import chosen_entries, generate
@@ -70,6 +73,12 @@ class App:
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         return self.swift.start(self.program, *self.command(*words), place=self.world.root)
+
+    def is_gone(self, killed: subprocess.Popen[bytes]) -> None:
+        """Wait until a killed program is really gone: the kernel takes its time."""
+        killed.wait()
+        with folder_lock(self.world.folder, doing="test", on_wait=print, timeout=30):
+            pass
 
     def partials(self) -> dict[str, int]:
         place = self.world.folder / ".zoo" / "partial"
@@ -178,7 +187,7 @@ def test_a_killed_download_continues_where_it_ended(app: App) -> None:
         assert running.poll() is None, "it ended before it could be killed"
         time.sleep(0.02)
     os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
+    app.is_gone(running)
     kept = app.partials()[digest]
     assert 0 < kept < BIG
     assert content(world.folder) == {}, "nothing appears before everything is there"
@@ -189,6 +198,64 @@ def test_a_killed_download_continues_where_it_ended(app: App) -> None:
     assert again.sent == BIG - kept
     assert content(world.folder) == text_bundle(BIG)
     assert world.verify()[0] == 0
+
+
+def test_killed_again_and_again(app: App) -> None:
+    """Whenever it dies, what lies in the folder is whole, and in the end everything is right."""
+    dice = random.Random(7)
+    world, text, sight = app.world, text_bundle(BIG), sight_bundle(BIG)
+    app.does("pull", TEXT)
+    deaths = 0
+    for _ in range(12):
+        entry = dice.choice([TEXT, SIGHT])
+        running = app.start(dice.choice(["pull", "pull", "remove"]), entry)
+        time.sleep(dice.uniform(0.02, 0.25))
+        deaths += running.poll() is None
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        app.is_gone(running)
+        found = content(world.folder)
+        assert found.items() <= sight.items(), "no file has other bytes than it should"
+        # Installed is only what is whole.
+        receipt = world.folder / ".zoo" / "receipt.json"
+        for installed in json.loads(receipt.read_text())["entries"].values() if receipt.exists() else ():
+            assert {file["path"] for file in installed["files"]} <= found.keys()
+    assert deaths > 2
+    app.does("pull", SIGHT)
+    app.does("pull", TEXT)
+    assert content(world.folder) == sight
+    assert world.verify()[0] == 0
+    app.does("remove", SIGHT)
+    assert content(world.folder) == text
+
+
+def test_a_damaged_origin_of_a_link_is_noticed_and_replaced(app: App) -> None:
+    world, old = app.world, "chunk4.mlmodelc/weights/weight.bin"
+    app.does("pull", TEXT)
+    target = world.folder / old
+    data, mode = bytearray(target.read_bytes()), target.stat()
+    data[7] ^= 1
+    target.write_bytes(data)
+    os.utime(target, ns=(mode.st_atime_ns, mode.st_mtime_ns))
+    pulled = app.does("pull", SIGHT)
+    assert "chunk3_3way.mlmodelc/weights/weight.bin" in (*pulled["actions"]["link"], *pulled["actions"]["fetch"])
+    assert content(world.folder) == sight_bundle(BIG), "it would have spread"
+    assert world.verify()[0] == 0
+
+
+def test_an_entry_without_digests(app: App) -> None:
+    """Sizes are all there is; parts of two answers are only put together if the server says it is the same file."""
+    world = app.world
+    world.release(TEXT, text_bundle(BIG), digests=False)
+    app.publish()
+    world.hub.faults.add(Fault(path=WEIGHTS, cut_after=150_000))
+    app.does("pull", TEXT)
+    assert content(world.folder) == text_bundle(BIG)
+    assert len(world.hub.log.all(WEIGHTS)) == 2
+    assert not (world.folder / ".zoo" / "partial").exists()
+    _, report, _ = world.verify()
+    assert report["entries"][0]["unverifiable"] == len(text_bundle(BIG))
+    assert report["good"]
 
 
 def test_broken_connections_and_a_busy_hub(app: App) -> None:
@@ -309,8 +376,6 @@ def test_cancelling_keeps_what_arrived_and_the_folder_is_free_again(app: App) ->
 
 
 def test_a_folder_that_zoo_works_in_is_left_alone(app: App) -> None:
-    from zoo.folder import folder_lock
-
     with folder_lock(app.world.folder, doing="test", on_wait=print):
         assert "somebody else works there" in app.fails("pull", TEXT)
 

@@ -1,5 +1,11 @@
 import Foundation
 
+/// A file has other bytes than the plan was made for.
+struct ZooStale: Error, CustomStringConvertible {
+    let path: String
+    var description: String { "\(path): has changed or is damaged; pull again" }
+}
+
 /// What a plan does to a folder, in an order that a kill at any moment does no harm to.
 extension ZooFolder {
     // MARK: Pull: stage, commit, finish
@@ -36,7 +42,7 @@ extension ZooFolder {
             let source = isNew ? stagedURL(origin) : inside ? try place(origin) : URL(fileURLWithPath: origin)
             try ZooDisk.duplicate(source, to: stagedURL(path), bulk: isBulk(action))
             if try !isNew && ZooDisk.digest(stagedURL(path)) != sha256 {
-                throw ZooError.wrongBytes("\(origin): changed while \(path) was to be linked to it; pull again")
+                throw ZooStale(path: origin)
             }
             arrived[path] = sha256
         }

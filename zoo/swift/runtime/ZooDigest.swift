@@ -9,21 +9,20 @@ struct ZooSHA256 {
     #if canImport(CryptoKit)
     private var hasher = SHA256()
 
-    mutating func update(_ data: Data) { hasher.update(data: data) }
+    mutating func update(_ bytes: UnsafeRawBufferPointer) { hasher.update(bufferPointer: bytes) }
 
     /// The digest of everything so far, lower-case hex.
     var hex: String { hasher.finalize().map { ZooSHA256.pair($0) }.joined() }
     #else
     private var hasher = ZooPortableSHA256()
 
-    mutating func update(_ data: Data) { hasher.update(data) }
+    mutating func update(_ bytes: UnsafeRawBufferPointer) { hasher.update(bytes) }
 
     /// The digest of everything so far, lower-case hex.
     var hex: String { hasher.digest().map { ZooSHA256.pair($0) }.joined() }
     #endif
 
-    /// Bytes that are read at once.
-    static let piece = 1 << 20
+    mutating func update(_ data: Data) { data.withUnsafeBytes { update($0) } }
 
     static func hex(of text: String) -> String {
         var hasher = ZooSHA256()
@@ -31,16 +30,23 @@ struct ZooSHA256 {
         return hasher.hex
     }
 
-    /// The digest of a file, read in pieces; ends early if the task is cancelled.
-    static func hex(ofFile url: URL) throws -> String {
-        let file = try FileHandle(forReadingFrom: url)
-        defer { try? file.close() }
-        var hasher = ZooSHA256()
-        while let data = try file.read(upToCount: piece), !data.isEmpty {
+    /// Takes the rest of an open file, and returns how many bytes that was; ends early if the task is cancelled.
+    ///
+    /// The buffer is used again and again: a `Data` for every piece would stay in memory until somebody drains the
+    /// thread's autorelease pool, which may be after gigabytes.
+    mutating func update(rest handle: Int32) throws -> Int64 {
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 16)
+        defer { buffer.deallocate() }
+        var count: Int64 = 0
+        while true {
             try Task.checkCancellation()
-            hasher.update(data)
+            let got = read(handle, buffer.baseAddress, buffer.count)
+            if got < 0 && errno == EINTR { continue }
+            if got < 0 { throw ZooError.disk(String(cString: strerror(errno))) }
+            if got == 0 { return count }
+            update(UnsafeRawBufferPointer(rebasing: buffer[..<got]))
+            count += Int64(got)
         }
-        return hasher.hex
     }
 
     private static func pair(_ byte: UInt8) -> String {
@@ -59,15 +65,21 @@ struct ZooPortableSHA256 {
     private var count: UInt64 = 0
     private var schedule = [UInt32](repeating: 0, count: 64)
 
-    mutating func update(_ data: Data) {
-        count += UInt64(data.count)
-        var bytes = rest
-        bytes.append(contentsOf: data)
-        let whole = bytes.count - bytes.count % 64
-        bytes.withUnsafeBufferPointer { buffer in
-            for start in stride(from: 0, to: whole, by: 64) { compress(buffer, start) }
+    mutating func update(_ bytes: UnsafeRawBufferPointer) {
+        count += UInt64(bytes.count)
+        var start = 0
+        if !rest.isEmpty {
+            start = min(64 - rest.count, bytes.count)
+            rest.append(contentsOf: bytes[..<start])
+            if rest.count < 64 { return }
+            let block = rest
+            block.withUnsafeBytes { compress($0, 0) }
         }
-        rest = Array(bytes[whole...])
+        while start + 64 <= bytes.count {
+            compress(bytes, start)
+            start += 64
+        }
+        rest = Array(bytes[start...])
     }
 
     func digest() -> [UInt8] {
@@ -76,11 +88,11 @@ struct ZooPortableSHA256 {
         var padding: [UInt8] = [0x80]
         padding += [UInt8](repeating: 0, count: (119 - Int(count % 64)) % 64)
         padding += (0..<8).map { UInt8(truncatingIfNeeded: (count &* 8) >> (56 - 8 * UInt64($0))) }
-        last.update(Data(padding))
+        padding.withUnsafeBytes { last.update($0) }
         return last.state.flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> (24 - 8 * UInt32($0))) } }
     }
 
-    private mutating func compress(_ block: UnsafeBufferPointer<UInt8>, _ start: Int) {
+    private mutating func compress(_ block: UnsafeRawBufferPointer, _ start: Int) {
         for i in 0..<16 {
             let at = start + 4 * i
             schedule[i] =

@@ -24,7 +24,6 @@ public final class ZooDownloader: Sendable {
     ) {
         let queue = OperationQueue()
         queue.maxConcurrentOperationCount = 1
-        configuration.httpMaximumConnectionsPerHost = 8
         session = URLSession(configuration: configuration, delegate: transfers, delegateQueue: queue)
         self.token = token
         self.attempts = max(1, attempts)
@@ -311,11 +310,7 @@ final class ZooArriving: @unchecked Sendable {
         let handle = open(url.path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0o644)
         if handle < 0 { throw ZooDisk.failure("written", url) }
         file = FileHandle(fileDescriptor: handle, closeOnDealloc: true)
-        while let data = try file.read(upToCount: ZooSHA256.piece), !data.isEmpty {
-            try Task.checkCancellation()
-            hasher.update(data)
-            count += Int64(data.count)
-        }
+        count = try hasher.update(rest: handle)
         if count > expected { try discard() }
     }
 

@@ -73,7 +73,7 @@ public struct ZooFolder: Hashable, Sendable {
     private func partials() throws -> [String: Int64] {
         let place = stateURL("partial")
         var found: [String: Int64] = [:]
-        for name in ZooDisk.names(in: place) where !name.hasSuffix(ZooArriving.etagSuffix) {
+        for name in try ZooDisk.names(in: place) where !name.hasSuffix(ZooArriving.etagSuffix) {
             if case .file(let bytes) = ZooDisk.kind(of: place.appendingPathComponent(name)) { found[name] = bytes }
         }
         return found
@@ -85,7 +85,7 @@ public struct ZooFolder: Hashable, Sendable {
         var pending = [start]
         while let folder = pending.popLast() {
             let place = folder.isEmpty ? url : url.appendingPathComponent(folder)
-            for name in ZooDisk.names(in: place) {
+            for name in try ZooDisk.names(in: place) {
                 if ZooFolder.notOurs.contains(name) || name.hasPrefix("._") { continue }
                 if folder.isEmpty && name == ZooPath.stateFolder { continue }
                 let path = folder.isEmpty ? name : folder + "/" + name
@@ -192,7 +192,7 @@ final class ZooFolderLock: Sendable {
     deinit { close(handle) }
 }
 
-/// What is asked of the file system. Nothing follows a symbolic link but `names`, whose callers have looked.
+/// What is asked of the file system. Nothing follows a symbolic link but `names` and `duplicate`, whose callers look.
 enum ZooDisk {
     enum Kind: Equatable {
         case file(Int64)
@@ -214,18 +214,23 @@ enum ZooDisk {
         (try? FileManager.default.attributesOfItem(atPath: url.path))?[.modificationDate] as? Date
     }
 
-    static func names(in url: URL) -> [String] {
-        ((try? FileManager.default.contentsOfDirectory(atPath: url.path)) ?? []).sorted(by: ZooPath.precedes)
+    /// None if there is no such folder. One that cannot be read must not be taken for an empty one.
+    static func names(in url: URL) throws -> [String] {
+        do {
+            return try FileManager.default.contentsOfDirectory(atPath: url.path).sorted(by: ZooPath.precedes)
+        } catch {
+            if kind(of: url) == nil { return [] }
+            throw ZooError.disk("\(url.path): cannot be read: \(error.localizedDescription)")
+        }
     }
 
     static func digest(_ url: URL) throws -> String {
-        do {
-            return try ZooSHA256.hex(ofFile: url)
-        } catch let error as CancellationError {
-            throw error
-        } catch {
-            throw ZooError.disk("\(url.path): cannot be read: \(error.localizedDescription)")
-        }
+        let handle = open(url.path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC)
+        if handle < 0 { throw failure("read", url) }
+        defer { close(handle) }
+        var hasher = ZooSHA256()
+        _ = try hasher.update(rest: handle)
+        return hasher.hex
     }
 
     static func makeFolder(_ url: URL) throws {

@@ -67,12 +67,30 @@ public struct ZooStore: Sendable {
         defer { withExtendedLifetime(lock) {} }
         try folder.recoverStaging()
         try folder.finishRemoval(sparing: entry.files.map(\.path))
+        do {
+            return try await carryOut(entry, selection, reading, jobs, progress)
+        } catch is ZooStale where !reading {
+            // A file was not what the receipt says; what has arrived by now counts.
+            try folder.recoverStaging()
+            return try await carryOut(entry, selection, true, jobs, progress)
+        }
+    }
+
+    private func carryOut(
+        _ entry: ZooEntry, _ selection: ZooSelection?, _ reading: Bool, _ jobs: Int,
+        _ progress: @escaping @Sendable (ZooProgress) -> Void
+    ) async throws -> ZooPullPlan {
+        let folder = folder(of: entry)
         let plan = try plan(entry, selection: selection, reading: reading)
         let targets = try plan.actions.map { try folder.place($0.path) }
         try checkSpace(plan, folder)
         try ZooDisk.makeFolder(folder.stateURL("partial"))
         try await fetch(plan, folder, jobs: max(1, jobs), progress)
-        try folder.stage(plan)
+        do {
+            try folder.stage(plan)
+        } catch let stale as ZooStale where reading {
+            throw ZooError.wrongBytes(stale.description)
+        }
         try folder.commit(plan, targets)
         try folder.delete(plan.deletes.map(\.path))
         try folder.finish(plan)
@@ -102,7 +120,7 @@ public struct ZooStore: Sendable {
         let (downloader, endpoint) = (self.downloader, catalog.endpoint)
         try await withThrowingTaskGroup(of: Void.self) { group in
             for (number, order) in orders.enumerated() {
-                if number >= jobs { try await group.next() }
+                if number >= jobs { _ = try await group.next() }
                 group.addTask {
                     try await downloader.fetch(
                         order.0, from: order.1, endpoint: endpoint,

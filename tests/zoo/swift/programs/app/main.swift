@@ -83,7 +83,9 @@ do {
     case "digest":
         // With the portable code, whatever this system has.
         var hasher = ZooPortableSHA256()
-        for size in options.compactMap({ Int($0) }) { hasher.update(Data((0..<size).map { UInt8(truncatingIfNeeded: $0) })) }
+        for size in options.compactMap({ Int($0) }) {
+            (0..<size).map { UInt8(truncatingIfNeeded: $0) }.withUnsafeBytes { hasher.update($0) }
+        }
         print(hasher.digest().map { String($0, radix: 16) }.joined(separator: ","))
     default: print("unknown command")
     }

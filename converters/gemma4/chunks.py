@@ -29,11 +29,11 @@ from converters.gemma4.layers import (
     to_channels,
 )
 from converters.gemma4.tensors import (
-    EMBEDDING,
     FINAL_NORM,
     PLE_NORM,
     PLE_PROJECTION,
     TEXT,
+    head_tensor,
     layer_shapes,
 )
 from converters.signature import FunctionSpec
@@ -77,7 +77,7 @@ class Head(nn.Module):
         super().__init__()
         self.layout = layout
         self.norm = RMSNorm(read(FINAL_NORM), text.rms_norm_eps)
-        self.lm_head = Projection(read(EMBEDDING), layout)
+        self.lm_head = Projection(read(head_tensor(text)), layout)
         self.softcap = text.final_logit_softcapping
 
     def capped(self, logits: Tensor) -> Tensor:

@@ -229,7 +229,7 @@ def parse_config(raw: Mapping[str, Any]) -> Gemma4Config:
 
 
 def _parse_text(text: Fields, root: Fields) -> TextConfig:
-    _refuse_unsupported(text, root)
+    _refuse_unsupported(text)
     layers = text.count("num_hidden_layers")
     layer_types = _parse_layer_types(text, layers)
     head_dim = text.count("head_dim")
@@ -251,7 +251,7 @@ def _parse_text(text: Fields, root: Fields) -> TextConfig:
         sliding_window=text.count("sliding_window"),
         final_logit_softcapping=text.positive("final_logit_softcapping"),
         rms_norm_eps=text.positive("rms_norm_eps", default=1e-6),
-        tie_word_embeddings=True,
+        tie_word_embeddings=root.flag("tie_word_embeddings", default=True),  # transformers asks the outer one
         max_position_embeddings=text.count("max_position_embeddings", default=131_072),
         rope_sliding=_parse_rope(text, SLIDING),
         rope_full=_parse_rope(text, FULL),
@@ -261,14 +261,11 @@ def _parse_text(text: Fields, root: Fields) -> TextConfig:
     return config
 
 
-def _refuse_unsupported(text: Fields, root: Fields) -> None:
+def _refuse_unsupported(text: Fields) -> None:
     """Properties of other Gemma 4 models that the converters would silently get wrong."""
     for key in ("attention_k_eq_v", "enable_moe_block", "attention_bias"):
         if text.flag(key, default=False):
             raise RecipeError(f"{text.path(key)} is true; the converters handle dense E2B and E4B models only")
-    for fields in (text, root):
-        if not fields.flag("tie_word_embeddings", default=True):
-            raise RecipeError(f"{fields.path('tie_word_embeddings')} is false; an untied head is not supported")
     activation = text.text("hidden_activation", default=ACTIVATION)
     if activation != ACTIVATION:
         raise RecipeError(f"{text.path('hidden_activation')} is {activation!r}; only {ACTIVATION} is supported")

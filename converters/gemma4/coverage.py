@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from converters.checkpoint import KnownUnused
 from converters.gemma4.config import Gemma4Config
-from converters.gemma4.tensors import TEXT
+from converters.gemma4.tensors import LM_HEAD, TEXT
 
 
 def known_unused(config: Gemma4Config, modalities: Collection[str]) -> tuple[KnownUnused, ...]:
@@ -16,7 +16,9 @@ def known_unused(config: Gemma4Config, modalities: Collection[str]) -> tuple[Kno
         config: of the checkpoint.
         modalities: what the bundle contains besides text: any of `image`, `audio`.
     """
-    known = [KnownUnused("lm_head.weight", "tied to the embedding, which is used")]
+    known: list[KnownUnused] = []
+    if config.text.tie_word_embeddings:
+        known.append(KnownUnused(LM_HEAD, "tied to the embedding, which is used"))
     for layer in range(config.text.first_shared_layer, config.text.num_hidden_layers):
         reason = f"layer {layer} reads the K/V of an earlier layer; real checkpoints carry unused weights here"
         known += [

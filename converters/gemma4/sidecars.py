@@ -6,11 +6,10 @@ from converters.checkpoint import Checkpoint
 from converters.errors import RecipeError
 from converters.gemma4 import audio_features, model_config, rope, tables, tokenizer_files
 from converters.gemma4.config import AudioConfig, Gemma4Config, parse_config
-from converters.gemma4.tensors import EMBEDDING, PLE_NORM, PLE_PROJECTION, TEXT
+from converters.gemma4.tensors import EMBEDDING, LM_HEAD, PLE_NORM, PLE_PROJECTION, TEXT
 from converters.parameters import choice, text, whole
 from converters.recipe import Job, Parameters
 
-LM_HEAD = "lm_head.weight"
 PLE_TABLE = f"{TEXT}embed_tokens_per_layer.weight"
 AUDIO_OUTPUT_WEIGHT = "model.audio_tower.output_proj.weight"
 AUDIO_OUTPUT_BIAS = "model.audio_tower.output_proj.bias"
@@ -149,7 +148,7 @@ def _open(job: Job) -> tuple[Checkpoint, Gemma4Config]:
 
 def _write_table(job: Job, checkpoint: Checkpoint, stem: str, tensor: str, shape: tuple[int, int]) -> None:
     # Some tools store the tied head as well; then it has to be the embedding, or the head would be silently lost.
-    twin = LM_HEAD if tensor == EMBEDDING and LM_HEAD in checkpoint.names else None
+    tied = tensor == EMBEDDING and parse_config(checkpoint.config).text.tie_word_embeddings
 
     def report(fraction: float) -> None:
         job.progress(f"quantising {stem}", fraction)
@@ -160,6 +159,6 @@ def _write_table(job: Job, checkpoint: Checkpoint, stem: str, tensor: str, shape
         shape,
         job.output / f"{stem}_q8.bin",
         job.output / f"{stem}_scales.bin",
-        must_equal=twin,
+        must_equal=LM_HEAD if tied and LM_HEAD in checkpoint.names else None,
         progress=report,
     )

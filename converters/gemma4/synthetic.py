@@ -52,6 +52,7 @@ class Size:
         hidden: decoder width.
         per_layer: per-layer embedding width of one layer.
         heads: query heads, 8 in both.
+        tied: whether the LM head is the embedding, as in both.
     """
 
     layers: int
@@ -69,6 +70,7 @@ class Size:
     hidden: int = 128
     per_layer: int = 32
     heads: int = 8
+    tied: bool = True
 
 
 SIZES: Mapping[str, Size] = MappingProxyType(
@@ -154,6 +156,7 @@ def model_config(size: Size) -> Any:
         text_config=text,
         vision_config=vision,
         audio_config=audio,
+        tie_word_embeddings=size.tied,
         image_token_id=ids["image"],
         audio_token_id=ids["audio"],
         video_token_id=ids["video"],
@@ -176,7 +179,7 @@ def _save_model(directory: Path, size: Size, seed: int) -> None:
     model.to(torch.bfloat16)
     with torch.no_grad():
         for name, value in model.state_dict().items():
-            if name != "lm_head.weight":  # tied to the embedding
+            if name != "lm_head.weight" or not size.tied:
                 drawn = _values(name, tuple(value.shape), seed)
                 value.copy_(torch.from_numpy(drawn).reshape(value.shape))
     model.generation_config = GenerationConfig(

@@ -89,7 +89,7 @@ def write_quantized_table(
             if must_equal is not None and not torch.equal(block, checkpoint.rows(must_equal, start, stop)):
                 raise RecipeError(
                     f"{checkpoint.directory}: {must_equal} differs from {name} in rows {start} to {stop - 1},"
-                    " but config.json ties them; an untied head is not supported"
+                    " but config.json ties them; if the head is its own, set tie_word_embeddings to false there"
                 )
             quantized, scales = quantize_rows(block)
             bad = torch.nonzero(~torch.isfinite(scales))

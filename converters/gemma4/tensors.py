@@ -11,7 +11,10 @@ TEXT = "model.language_model."
 """Prefix of the text model's tensors in a checkpoint saved by transformers."""
 
 EMBEDDING = f"{TEXT}embed_tokens.weight"
-"""The token embedding; Gemma 4 ties the LM head to it."""
+"""The token embedding; E2B and E4B tie the LM head to it."""
+
+LM_HEAD = "lm_head.weight"
+"""The LM head of a checkpoint that does not tie it."""
 
 FINAL_NORM = f"{TEXT}norm.weight"
 PLE_PROJECTION = f"{TEXT}per_layer_model_projection.weight"
@@ -51,6 +54,11 @@ def layer_shapes(text: TextConfig, layer: int) -> Shapes:
     return shapes
 
 
+def head_tensor(text: TextConfig) -> str:
+    """What the LM head multiplies with: the embedding, or a matrix of its own."""
+    return EMBEDDING if text.tie_word_embeddings else LM_HEAD
+
+
 def chunk_shapes(text: TextConfig, start: int, end: int) -> Shapes:
     """Every tensor, by canonical checkpoint name, that the chunk of layers `[start, end)` reads.
 
@@ -67,5 +75,5 @@ def chunk_shapes(text: TextConfig, start: int, end: int) -> Shapes:
         shapes[PLE_NORM] = (per_layer,)
     if end == text.num_hidden_layers:
         shapes[FINAL_NORM] = (hidden,)
-        shapes[EMBEDDING] = (text.vocab_size, hidden)
+        shapes[head_tensor(text)] = (text.vocab_size, hidden)
     return shapes

@@ -1,6 +1,7 @@
 """Synthetic checkpoints shared by all converter tests; built once per session, never written to."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,13 +34,20 @@ def odd_e2b_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _make(tmp_path_factory, "odd-e2b")
 
 
+@pytest.fixture(scope="session")
+def untied_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`e4b-tiny` with an LM head of its own."""
+    return _make(tmp_path_factory, "untied")
+
+
 def _make(tmp_path_factory: pytest.TempPathFactory, size: str) -> Path:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from converters.gemma4.synthetic import Size, make_checkpoint
+    from converters.gemma4.synthetic import SIZES, Size, make_checkpoint
 
-    odd = {
+    others = {
+        "untied": replace(SIZES["e4b-tiny"], tied=False),
         "odd-e4b": Size(12, 3, 6, 2, 14, 152, False, 1000, 10, 1, 1, "1500KB", hidden=104, per_layer=20, heads=6),
         "odd-e2b": Size(20, 5, 10, 1, 18, 88, True, 1000, 10, 1, 1, "2MB", hidden=72, per_layer=12, heads=3),
     }
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / size, size=odd.get(size, size))
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / size, size=others.get(size, size))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from converters.checkpoint import Checkpoint
 from converters.gemma4 import audio_features, sidecars, tokenizer_files
 from converters.gemma4.config import parse_config
-from converters.gemma4.sidecars import LM_HEAD, PLE_TABLE
-from converters.gemma4.tensors import EMBEDDING, PLE_NORM, PLE_PROJECTION
+from converters.gemma4.sidecars import PLE_TABLE
+from converters.gemma4.tensors import EMBEDDING, LM_HEAD, PLE_NORM, PLE_PROJECTION
 from converters.parameters import text
 from converters.recipe import Needs, Parameters, Recipe
 
@@ -16,7 +16,8 @@ _RUN = "converters.gemma4.sidecars"
 def _embeddings(checkpoint: Checkpoint, _parameters: Parameters) -> Needs:
     config = parse_config(checkpoint.config).text
     shape = (config.vocab_size, config.hidden_size)
-    names = (EMBEDDING, LM_HEAD) if LM_HEAD in checkpoint.names else (EMBEDDING,)
+    twin = config.tie_word_embeddings and LM_HEAD in checkpoint.names
+    names = (EMBEDDING, LM_HEAD) if twin else (EMBEDDING,)
     for name in names:
         checkpoint.require(name, shape)
     return Needs(tensors=names)

@@ -182,6 +182,17 @@ def test_layer_types_are_never_guessed() -> None:
         parse_config(raw(layer_types=[FULL] + [SLIDING] * 41))
 
 
+def test_the_outer_flag_ties_the_head() -> None:
+    """As in transformers, whose multimodal model does not ask the text model's flag."""
+    assert parse_config(raw(tie_word_embeddings=False)).text.tie_word_embeddings
+    outer = raw() | {"tie_word_embeddings": False}
+    assert not parse_config(outer).text.tie_word_embeddings
+    alone = raw(tie_word_embeddings=False)["text_config"] | {"model_type": "gemma4_text"}
+    assert not parse_config(alone).text.tie_word_embeddings
+    with pytest.raises(RecipeError, match="tie_word_embeddings is 'no', expected true or false"):
+        parse_config(raw() | {"tie_word_embeddings": "no"})
+
+
 @pytest.mark.parametrize("ids", [[1, 106], 1, [1]])
 def test_end_of_sequence_ids(ids: Any) -> None:
     expected = tuple(ids) if isinstance(ids, list) else (ids,)
@@ -197,7 +208,6 @@ def test_end_of_sequence_ids(ids: Any) -> None:
         ({"attention_k_eq_v": True}, "text_config.attention_k_eq_v is true"),
         ({"enable_moe_block": True}, "text_config.enable_moe_block is true"),
         ({"attention_bias": True}, "attention_bias is true"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings is false"),
         ({"hidden_activation": "relu"}, "hidden_activation is 'relu'"),
         ({"use_bidirectional_attention": "all"}, "use_bidirectional_attention is 'all'"),
         ({"hidden_size": ...}, "text_config.hidden_size is missing"),

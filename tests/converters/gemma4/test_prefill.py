@@ -34,8 +34,8 @@ def model(request: pytest.FixtureRequest) -> Model:
     return load(request.getfixturevalue(request.param))
 
 
-@pytest.fixture(scope="module", params=["odd_checkpoint", "odd_e2b_checkpoint"])
-def odd_model(request: pytest.FixtureRequest) -> Model:
+@pytest.fixture(scope="module", params=["odd_checkpoint", "odd_e2b_checkpoint", "untied_checkpoint"])
+def other_model(request: pytest.FixtureRequest) -> Model:
     return load(request.getfixturevalue(request.param))
 
 
@@ -96,8 +96,8 @@ def test_every_mix_equals_transformers(model: Model, prompt: Prompt, plan: str) 
 
 
 @pytest.mark.parametrize("plan", ["p25/19 b6 b6/1", "b7 b7 b7"])
-def test_odd_widths(odd_model: Model, plan: str) -> None:
-    run(Conversation(odd_model, make_prompt(odd_model, LENGTH), CONTEXT), plan)
+def test_odd_widths_and_an_untied_head(other_model: Model, plan: str) -> None:
+    run(Conversation(other_model, make_prompt(other_model, LENGTH), CONTEXT), plan)
 
 
 @pytest.mark.parametrize("plan", ["p28", "p30/26 b4", "p12 b8 b8/6"])

@@ -158,6 +158,11 @@ def rewrite_embedding(directory: Path, change: Any, extra: str | None = None) ->
     index_path.write_text(json.dumps(index))
 
 
+def test_a_head_of_its_own_is_no_business_of_the_embedding(untied_checkpoint: Path, tmp_path: Path) -> None:
+    assert needs("gemma4.embeddings", untied_checkpoint).tensors == (EMBEDDING,)
+    run("gemma4.embeddings", untied_checkpoint, tmp_path)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
 def test_values_that_cannot_be_stored_name_the_row(altered: Path, tmp_path: Path, value: float) -> None:
     def damage(table: Any) -> Any:

@@ -15,6 +15,7 @@ pytest.importorskip("torch")
 from converters.checkpoint import Checkpoint
 from converters.errors import RecipeError
 from converters.gemma4.config import parse_config
+from converters.gemma4.coverage import known_unused
 from converters.gemma4.decode import build_decode_chunk, build_merged_chunk, chunk_functions, load_chunk
 from converters.gemma4.recipes.text import DECODE_CHUNK, MERGED_CHUNK, TEXT_RECIPES
 from converters.package import PASSES, convert, quiet
@@ -218,6 +219,21 @@ def test_wrong_parameters(tiny_checkpoint: Path, parameters: dict[str, Parameter
     recipe = TEXT_RECIPES[0]
     with pytest.raises(RecipeError, match=message):
         recipe.needs(Checkpoint.open(tiny_checkpoint), {**recipe.parameters, **parameters})
+
+
+def test_a_head_of_its_own_is_the_last_chunk_s(tiny_checkpoint: Path, untied_checkpoint: Path) -> None:
+    recipe, last = TEXT_RECIPES[0], {**TEXT_RECIPES[0].parameters, "chunk": 4}
+    untied, tied = (Checkpoint.open(path) for path in (untied_checkpoint, tiny_checkpoint))
+    embedding = "model.language_model.embed_tokens.weight"
+    assert set(recipe.needs(untied, last).tensors) ^ set(recipe.needs(tied, last).tensors) == {
+        "lm_head.weight",
+        embedding,
+    }
+    used = [*recipe.needs(untied, last).tensors, *(name for name in untied.names - {"lm_head.weight", embedding})]
+    left_out = known_unused(parse_config(untied.config), {"image", "audio"})
+    assert untied.unused(used, left_out) == [embedding]
+    used.remove("lm_head.weight")
+    assert untied.unused(used, left_out) == ["lm_head.weight", embedding], "neither may be lost without a word"
 
 
 def test_needs_cover_the_text_model_exactly(tiny_checkpoint: Path) -> None:

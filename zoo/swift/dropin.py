@@ -59,7 +59,7 @@ class DropInModel:
     """One entry as the app's `ModelInfo` has it, and its files, largest first.
 
     Attributes:
-        bytes: of the files; of what the zip file holds; None where that is not known.
+        bytes: of the files; of the zip file; None where that is not known.
         size: the same for people; or why it is not known.
         url: what `remote` is below; the zip file; or empty for an entry that is only sideloaded.
         experimental: shown only where the app asks for it.
@@ -105,7 +105,7 @@ def _model(entry: Entry, endpoint: str) -> DropInModel:
         url = manifest.archive.url
     elif lock is not None:
         url, files = _published(entry, lock, endpoint)
-    count = sum(file.size for file in files) if files else None if lock is None else lock.size
+    count = sum(file.size for file in files) if files else _unlisted_size(lock)
     return DropInModel(
         id=entry.id,
         name=manifest.name,
@@ -117,6 +117,13 @@ def _model(entry: Entry, endpoint: str) -> DropInModel:
         lock=None if lock is None else lock_digest(lock),
         files=files,
     )
+
+
+def _unlisted_size(lock: Lock | None) -> int | None:
+    """What an entry without a file list brings: the zip file travels whole."""
+    if lock is None:
+        return None
+    return lock.size if lock.archive is None else lock.archive.size
 
 
 def _unknown_size(entry: Entry) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ from tests.zoo.swift.swift_values import constants, parse
 from zoo import provisional
 from zoo.catalog import Catalog, load_catalog
 from zoo.errors import UsageError
-from zoo.lock import LockedFile, Source, load_lock, lock_path, make_lock, save_lock
+from zoo.lock import LockedArchive, LockedFile, Source, load_lock, lock_path, make_lock, save_lock
 from zoo.swift.dropin import APP_LINKS, DropInModel, drop_in_models
 from zoo.swift.dropin_source import render_drop_in
 from zoo.swift.files import PUBLIC_ENDPOINT, chosen_entries, generate_drop_in
@@ -94,7 +95,7 @@ def test_a_link_that_would_have_other_bytes_is_listed(shipped: Catalog, tmp_path
         ]
         path = lock_path(tmp_path, entry.id)
         save_lock(path, make_lock(entry.id, lock.manifest, files))
-        changed = type(entry)(entry.manifest, entry.parts, path)
+        changed = replace(entry, lock_file=path)
         return {file.path for file in drop_in_models([changed], endpoint=PUBLIC_ENDPOINT)[0].files}
 
     assert weights not in listed("a" * 64)
@@ -123,6 +124,22 @@ def test_a_build_that_is_not_published_is_only_sideloaded(tmp_path: Path) -> Non
     model = drop_in_models([zoo.get("tiny")], endpoint=PUBLIC_ENDPOINT)[0]
     assert (model.url, model.files) == ("", ())
     assert model.size.endswith("kB")
+
+
+def test_a_zip_file_is_as_large_as_it_travels(shipped: Catalog, tmp_path: Path) -> None:
+    entry = shipped.get("qwen2.5-0.5b")
+    archive = entry.manifest.archive
+    assert archive is not None
+    unlocked = replace(entry, lock_file=tmp_path / "none.json")
+    model = drop_in_models([unlocked], endpoint=PUBLIC_ENDPOINT)[0]
+    assert (model.url, model.size, model.bytes, model.files) == (archive.url, "zip file", None, ())
+
+    path = lock_path(tmp_path, entry.id)
+    weights = LockedFile(path="model.mlmodelc/weights/weight.bin", component="model", size=400_000_000)
+    lock = make_lock(entry.id, "a" * 64, [weights])
+    save_lock(path, msgspec.structs.replace(lock, archive=LockedArchive(url=archive.url, size=309_000_000)))
+    model = drop_in_models([replace(entry, lock_file=path)], endpoint=PUBLIC_ENDPOINT)[0]
+    assert (model.url, model.size, model.files) == (archive.url, "309 MB", ())
 
 
 def test_an_endpoint_that_the_app_would_take_for_a_zip_file_is_refused(shipped: Catalog) -> None:

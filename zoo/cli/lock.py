@@ -115,8 +115,11 @@ def _fresh(
     from zoo.transfer.locking import lock_folder
 
     if folder is None and entry.manifest.archive is not None:
-        if revision is not None:
-            raise UsageError(f"{entry.id} is published as an archive, which has no revisions")
+        if revision is not None or endpoint is not None:
+            raise UsageError(
+                f"{entry.id} is published as an archive, which has no revisions and is on no Hub",
+                hint="leave out --revision and --endpoint; ZOO_ARCHIVE_MIRROR names another place for archives",
+            )
         return lock_published_archive(entry, archive_directory(), progress)
     if folder is None:
         from zoo.transfer.hub import HubClient

@@ -14,10 +14,11 @@ from zoo.catalog import Entry
 from zoo.digests import DigestCache, Digests, Hasher, hash_files
 from zoo.errors import DigestMismatch, DiskError, HubError, UsageError
 from zoo.events import Progress
+from zoo.folder import ETAG_SUFFIX
 from zoo.lock import LockedArchive
 from zoo.plan.archive import archive_contents, lock_from_archive
 from zoo.transfer.answers import TryAgain
-from zoo.transfer.archive import archive_file
+from zoo.transfer.archive import archive_file, forget
 from zoo.transfer.http import CONNECT_SECONDS, READ_SECONDS, HttpFetcher, Retry
 from zoo.transfer.locking import Locked
 from zoo.transfer.remote import archive_url, offline
@@ -106,6 +107,9 @@ def lock_published_archive(entry: Entry, directory: Path, progress: Progress) ->
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(part.with_suffix(".lock")), contextlib.closing(HttpFetcher(address)) as fetcher:
+            if not part.with_name(part.name + ETAG_SUFFIX).is_file():
+                # No digest is known yet: without a validator nothing would notice two halves of different archives.
+                forget(part)
             order = archive_file(LockedArchive(url=url, size=announced_size(address)))
             digests = fetcher.fetch_address(address, order, part, progress).digests
             kept = directory / f"{digests.sha256}.zip"

@@ -119,7 +119,8 @@ def test_hostile_archives_are_refused_and_write_nothing(world: ArchiveWorld) -> 
     assert "model, hf_model/tokenizer.json missing" in stderr
     assert not lock_path(world.zoo, ENTRY).exists()
     assert not list(world.root.rglob("evil.txt"))
-    zoo(world, "lock", ENTRY, "--from-hub", "--revision", "main", "--quiet", code=UsageError.exit_code)
+    for option in ("--revision", "--endpoint"):
+        zoo(world, "lock", ENTRY, "--from-hub", option, "http://x", "--quiet", code=UsageError.exit_code)
 
 
 def test_an_address_that_has_nothing(world: ArchiveWorld) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import signal
 import subprocess
 import time
@@ -16,11 +18,12 @@ from tests.zoo.archives import ENTRY, zipped_bundle
 from tests.zoo.transfer.archive_support import ON_WIRE, ArchiveWorld, default_zip, make_archive_world
 from tests.zoo.transfer.pull_support import bytes_of, content
 from zoo import archive as packed
-from zoo.errors import DigestMismatch, HubError
+from zoo.errors import DigestMismatch, DiskError, HubError
 from zoo.folder import partial_directory
 from zoo.hub_server.faults import Fault
 from zoo.hub_server.process import RunningHub, running_hub
 from zoo.lock import load_lock, lock_path
+from zoo.plan.archive import packed_name
 from zoo.receipt import load_receipt
 from zoo.selection import Selection
 from zoo.transfer.reuse import any_folder, cached_archives
@@ -295,3 +298,56 @@ def test_repair_brings_parts(world: ArchiveWorld) -> None:
     assert done.returncode == 0, done.stderr
     assert content(world.folder) == zipped_bundle()
     assert bytes_of("zipped", 2_000_000) == (world.folder / WEIGHT).read_bytes()
+
+
+def test_a_member_that_broke_off_goes_on(world: ArchiveWorld) -> None:
+    data = default_zip()
+    lock = world.lock(data)
+    world.pull_here()
+    file = lock.by_path()["model.mlmodelc/model.mil"]
+    assert file.member is not None
+    (world.folder / file.path).unlink()
+    partial = partial_directory(world.folder) / packed_name(file)
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(data[file.member.offset : file.member.offset + 200])
+    result = world.pull_here()
+    assert (result.received, result.resumed) == (file.member.packed - 200, 200)
+    # What cannot be continued costs the whole member, and no more.
+    (world.folder / file.path).unlink()
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"?" * 200)
+    assert world.pull_here().received == 2 * file.member.packed - 200
+    assert content(world.folder) == zipped_bundle()
+    assert leftovers(world) == []
+
+
+def test_a_full_disk_while_unpacking(world: ArchiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = default_zip()
+    world.lock(data)
+
+    def full(*arguments: object, **options: object) -> Iterator[bytes]:
+        yield b"some"
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zoo.transfer.archive.unpack", full)
+        with pytest.raises(DiskError, match="No space left"):
+            world.pull_here()
+    assert content(world.folder) == {}
+    assert world.pull_here().received == 0
+    assert (content(world.folder), world.sent(ON_WIRE)) == (zipped_bundle(), len(data))
+
+
+def test_links_planted_where_bytes_are_unpacked(world: ArchiveWorld, tmp_path: Path) -> None:
+    data = default_zip()
+    lock = world.lock(data)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    partials = partial_directory(world.folder)
+    partials.mkdir(parents=True)
+    for name in (*(file.sha256 or "" for file in lock.files), hashlib.sha256(data).hexdigest()):
+        (partials / name).symlink_to(victim)
+    world.pull_here()
+    assert victim.read_bytes() == b"mine"
+    assert content(world.folder) == zipped_bundle()
+    assert not [path for path in world.folder.rglob("*") if path.is_symlink()]

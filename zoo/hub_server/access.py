@@ -82,13 +82,17 @@ class Access:
             raise forbidden("This token has no write permission.")
         return account
 
+    def may_see(self, account: Account | None, info: RepoInfo) -> bool:
+        """Whether a listing shows this repo to the account."""
+        return self.is_open or not info.private or _is_listed(account, info)
+
     def check_visible(self, account: Account | None, info: RepoInfo) -> None:
         """Hide a private repo from those who may not see it.
 
         Raises:
             Refusal: 401 without a token, 404 with one, so that nobody learns what exists.
         """
-        if self.is_open or not info.private or _is_listed(account, info):
+        if self.may_see(account, info):
             return
         raise not_signed_in() if account is None else repo_not_found(info.name)
 

@@ -8,14 +8,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from zoo.errors import ZooError
-from zoo.hub_server import commits, content, downloads, repos, uploads, xet_routes
+from zoo.hub_server import commits, content, discussions, downloads, repos, uploads, xet_routes
 from zoo.hub_server.errors import Refusal
 from zoo.hub_server.guard import patient
 from zoo.hub_server.http import Hub, dispatch, refuse
 from zoo.hub_server.settings import HubSettings
 from zoo.hub_server.store import Store
 
-ROUTES = (*repos.ROUTES, *content.ROUTES, *commits.ROUTES, *uploads.ROUTES, *xet_routes.ROUTES, *downloads.ROUTES)
+_MODULES = (repos, discussions, content, commits, uploads, xet_routes, downloads)
+
+ROUTES = tuple(route for module in _MODULES for route in module.ROUTES)
 """In the order in which they are tried: those that begin with a name come last."""
 
 

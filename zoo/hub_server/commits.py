@@ -12,7 +12,17 @@ from starlette.responses import Response
 from zoo.hub_server.blobs import Blobs, check_sha256
 from zoo.hub_server.changes import REGULAR_LIMIT, Change, DeleteFile, DeleteFolder, KeptSmall, PutLarge
 from zoo.hub_server.errors import bad_request, too_large
-from zoo.hub_server.http import Call, Route, answer, in_slow_thread, parse_object, receive_into, size_field, text_field
+from zoo.hub_server.http import (
+    Call,
+    Route,
+    answer,
+    clean,
+    in_slow_thread,
+    parse_object,
+    receive_into,
+    size_field,
+    text_field,
+)
 from zoo.hub_server.names import check_repo_path
 from zoo.hub_server.records import Entry
 from zoo.hub_server.repos import visible_repo
@@ -123,8 +133,8 @@ def _apply(call: Call, reader: CommitReader) -> Response:
         call.repo,
         call.names["revision"],
         reader.changes,
-        title=_clean(text_field(header, "summary")),
-        description=_clean(str(header.get("description") or "")),
+        title=clean(text_field(header, "summary")),
+        description=clean(str(header.get("description") or "")),
         parent=parent if isinstance(parent, str) and parent else None,
         open_pull_request=call.query_flag("create_pr"),
     )
@@ -145,11 +155,6 @@ def from_base64(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise bad_request("Content is not base64") from None
-
-
-def _clean(text: str) -> str:
-    """Text that can be written as UTF-8; JSON can smuggle in lone surrogates."""
-    return text.encode("utf-8", "replace").decode()
 
 
 ROUTES = (Route("POST", "api/{kind}/{namespace}/{name}/commit/{revision}", streaming=commit, writes=True),)

@@ -195,7 +195,11 @@ def _find(routes: Sequence[Route], request: Request) -> tuple[Route, dict[str, s
             names = route.match(segments)
             if names is not None:
                 return route, names
-    raise Refusal(404, f"This Hub has no {request.method} {request.scope['path'][:200]}")
+    missing = f"This Hub has no {request.method} {request.scope['path'][:200]}"
+    if segments[0] == "api":
+        # The client tries again after 500, 502, 503 and 504; after this it shows the message.
+        raise Refusal(501, f"{missing}; https://huggingface.co may")
+    raise Refusal(404, missing)
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
@@ -284,6 +288,11 @@ def text_field(data: Mapping[str, Any], name: str, default: str | None = None) -
     if not isinstance(value, str):
         raise bad_request(f"`{name}` must be a string")
     return value
+
+
+def clean(text: str) -> str:
+    """Text that can be written as UTF-8; JSON can smuggle in lone surrogates."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def list_field(data: Mapping[str, Any], name: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Routes about repos and refs: accounts, creation, settings, branches, tags, pull requests."""
+"""Routes about repos and refs: accounts, creation, settings, branches, tags."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import Any
 
 from starlette.responses import PlainTextResponse, Response
 
+from zoo.hub_server import whole_repos
 from zoo.hub_server.errors import Refusal, bad_request, not_signed_in
-from zoo.hub_server.http import Call, Route, answer, text_field
+from zoo.hub_server.http import Call, Route, answer, clean, text_field
 from zoo.hub_server.names import REPO_KINDS
-from zoo.hub_server.records import PullRequest, RepoId, RepoInfo
+from zoo.hub_server.records import RepoId, RepoInfo
+from zoo.hub_server.store import DEFAULT_BRANCH
 
 NO_DATE = "1970-01-01T00:00:00.000Z"
 """Where the client insists on a date; this Hub keeps none."""
@@ -99,9 +101,7 @@ def list_repos(call: Call) -> Response:
     found = []
     for repo in store.list_repos(call.names["kind"]):
         info = store.repo_info(repo)
-        try:
-            access.check_visible(call.account, info)
-        except Refusal:
+        if not access.may_see(call.account, info):
             continue
         if repo.name.startswith(f"{author}/" if author else "") and search in repo.name.casefold():
             found.append({"id": repo.name, "modelId": repo.name, "private": info.private, "tags": []})
@@ -176,51 +176,58 @@ def delete_tag(call: Call) -> Response:
     return answer({})
 
 
-def create_discussion(call: Call) -> Response:
-    """POST /api/models/{id}/discussions: pull requests only."""
-    visible_repo(call)
+def move_repo(call: Call) -> Response:
+    """POST /api/repos/move: another name, another namespace, or both."""
     data = call.json()
-    if data.get("pullRequest") is not True:
-        raise bad_request("This Hub has pull requests but no discussions")
-    title = text_field(data, "title")
-    number = call.hub.store.open_pull_request(call.repo, title, str(data.get("description") or ""))
-    return answer({"num": number, "pullRequest": True})
+    kind = f"{text_field(data, 'type', 'model')}s"
+    if kind not in REPO_KINDS:
+        raise bad_request(f"This Hub has no {kind}")
+    source = RepoId(kind, text_field(data, "fromRepo"))
+    whole_repos.move_repo(call.hub.store, source, RepoId(kind, text_field(data, "toRepo")))
+    return answer({})
 
 
-def _pull_request(call: Call) -> tuple[int, PullRequest]:
-    text = call.names["number"]
-    pull = call.hub.store.refs(call.repo).pull_requests.get(text)
-    if pull is None:
-        raise Refusal(404, f"No pull request {text[:20]} in {call.repo.name}")
-    return int(text), pull
+def duplicate_repo(call: Call) -> Response:
+    """POST /api/models/{id}/duplicate."""
+    call.hub.settings.access.check_content(call.account, visible_repo(call))
+    data = call.json()
+    target = RepoId(call.repo.kind, text_field(data, "repository"))
+    private = data["visibility"] == "private" if "visibility" in data else None
+    whole_repos.duplicate_repo(call.hub.store, call.repo, target, private=private)
+    return answer({"url": f"{call.endpoint}/{target.url_path}"})
 
 
-def show_discussion(call: Call) -> Response:
-    """GET /api/models/{id}/discussions/{number}."""
+def squash_history(call: Call) -> Response:
+    """POST /api/models/{id}/super-squash/{branch}."""
     visible_repo(call)
-    number, pull = _pull_request(call)
-    return answer(
-        {
-            "num": number,
-            "title": pull.title,
-            "status": pull.status,
-            "isPullRequest": True,
-            "createdAt": NO_DATE,
-            "author": {"name": "zoo"},
-            "repo": {"name": call.repo.name, "type": call.repo.kind[:-1]},
-            "changes": {"base": f"refs/heads/{pull.base}"},
-            "filesWithConflicts": [],
-            "events": [],
-        }
-    )
+    title = clean(text_field(call.json(), "message", "Squash history"))
+    return answer({"commitOid": whole_repos.squash_history(call.hub.store, call.repo, call.names["ref"], title)})
 
 
-def merge_pull_request(call: Call) -> Response:
-    """POST /api/models/{id}/discussions/{number}/merge."""
-    visible_repo(call)
-    number, _ = _pull_request(call)
-    oid = call.hub.store.merge_pull_request(call.repo, number)
-    return answer({"commitOid": oid})
+def check_auth(call: Call) -> Response:
+    """GET /api/models/{id}/auth-check: whether this token may read the content."""
+    call.hub.settings.access.check_content(call.account, visible_repo(call))
+    return answer({})
+
+
+def list_own_repos(call: Call) -> Response:
+    """GET /api/settings/repositories: all repos with the size of their files.
+
+    Raises:
+        Refusal: 401 without an account.
+    """
+    if call.account is None:
+        raise not_signed_in("Invalid user token.")
+    store, rows = call.hub.store, []
+    for kind in REPO_KINDS:
+        for repo in store.list_repos(kind):
+            info = store.repo_info(repo)
+            if call.hub.settings.access.may_see(call.account, info):
+                size = sum(entry.size for entry in store.snapshot(repo, DEFAULT_BRANCH).files.values())
+                visibility = "private" if info.private else "public"
+                row = {"id": repo.name, "type": kind[:-1], "visibility": visibility, "storage": size}
+                rows.append({**row, "updatedAt": NO_DATE})
+    return answer(rows)
 
 
 _REPO = "api/{kind}/{namespace}/{name}"
@@ -239,7 +246,9 @@ ROUTES = (
     Route("DELETE", _REPO + "/branch/{ref}", delete_branch, writes=True),
     Route("POST", _REPO + "/tag/{ref}", create_tag, writes=True),
     Route("DELETE", _REPO + "/tag/{ref}", delete_tag, writes=True),
-    Route("POST", f"{_REPO}/discussions", create_discussion, writes=True),
-    Route("GET", _REPO + "/discussions/{number}", show_discussion),
-    Route("POST", _REPO + "/discussions/{number}/merge", merge_pull_request, writes=True),
+    Route("POST", "api/repos/move", move_repo, writes=True),
+    Route("GET", "api/settings/repositories", list_own_repos),
+    Route("POST", f"{_REPO}/duplicate", duplicate_repo, writes=True),
+    Route("POST", _REPO + "/super-squash/{ref}", squash_history, writes=True),
+    Route("GET", f"{_REPO}/auth-check", check_auth),
 )

@@ -57,13 +57,29 @@ class Store:
         self.directory = directory
         self.blobs = Blobs(directory)
         self.xet = XetStages(self.blobs)
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        """Held while anything but blobs is changed."""
 
     def prepare(self) -> None:
         """Make the folders that are missing and clear what a killed process left half done."""
         self.blobs.prepare()
         shutil.rmtree(self.directory / "trash", ignore_errors=True)
         (self.directory / "repos").mkdir(exist_ok=True)
+        for unfinished in self.directory.glob("repos/*/*/*/**/.*.new"):
+            unfinished.unlink()
+        for folder in self.directory.glob("repos/*/*/*"):
+            self._recover(folder)
+
+    def _recover(self, folder: Path) -> None:
+        """Remove a repo that was not made to the end; finish moving one."""
+        name = f"{folder.parent.name}/{folder.name}"
+        repo = RepoId(folder.parent.parent.name, name)
+        if not (folder / "refs.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        info = self._read(repo, "repo.json", RepoInfo)
+        if info.name != name:
+            self.write(repo, "repo.json", msgspec.structs.replace(info, name=name))
 
     # Repos
 
@@ -74,16 +90,16 @@ class Store:
             Refusal: 400 for a bad name, 409 if it exists, also in another letter case.
         """
         check_repo_name(repo.name)
-        with self._lock:
+        with self.lock:
             taken = [other for other in self.list_repos(repo.kind) if other.name.casefold() == repo.name.casefold()]
             if taken:
                 raise conflict(f"You already created this {repo.kind[:-1]} repo: {taken[0].name}")
-            self._write(repo, "repo.json", RepoInfo(name=repo.name, private=private))
+            self.write(repo, "repo.json", RepoInfo(name=repo.name, private=private))
             sha256 = self.blobs.put(GITATTRIBUTES)
             first = Entry.regular(".gitattributes", GITATTRIBUTES, sha256)
-            oid = self._write_commit(repo, {first.path: first}, None, "initial commit", "")
+            oid = self.write_commit(repo, {first.path: first}, None, "initial commit", "")
             # Last: a repo without refs does not exist.
-            self._write(repo, "refs.json", Refs(branches={DEFAULT_BRANCH: oid}))
+            self.write(repo, "refs.json", Refs(branches={DEFAULT_BRANCH: oid}))
 
     def delete_repo(self, repo: RepoId) -> None:
         """Delete a repo. The blobs stay: others may use them.
@@ -91,11 +107,11 @@ class Store:
         Raises:
             Refusal: 404.
         """
-        with self._lock:
+        with self.lock:
             self.repo_info(repo)
             trash = self.directory / "trash" / secrets.token_hex(8)
             trash.parent.mkdir(exist_ok=True)
-            self._folder(repo).replace(trash)
+            self.folder(repo).replace(trash)
             shutil.rmtree(trash, ignore_errors=True)
 
     def list_repos(self, kind: str) -> list[RepoId]:
@@ -124,14 +140,14 @@ class Store:
 
     def update_repo(self, repo: RepoId, *, private: bool | None, gated: str | None) -> RepoInfo:
         """Change visibility or gate (`auto`, `manual`, or empty for none); None leaves it."""
-        with self._lock:
+        with self.lock:
             info = self.repo_info(repo)
             info = RepoInfo(
                 name=info.name,
                 private=info.private if private is None else private,
                 gated=info.gated if gated is None else gated,
             )
-            self._write(repo, "repo.json", info)
+            self.write(repo, "repo.json", info)
             return info
 
     # Reading
@@ -253,7 +269,7 @@ class Store:
             Refusal: 400 for bad changes, 404 for an unknown revision or a file to delete that is not there, 412 if
                 the branch is not at `parent`.
         """
-        with self._lock:
+        with self.lock:
             refs = self.refs(repo)
             head = refs.find_writable(revision)
             if head is None:
@@ -266,24 +282,24 @@ class Store:
             allowed = self._object_size_for(repo)
             files = apply_changes(before.files, changes, commit=head, keep=self.blobs.put, object_size=allowed)
             check_tree_paths(files)
-            oid = self._write_commit(repo, files, head, title, description)
+            oid = self.write_commit(repo, files, head, title, description)
             if open_pull_request:
                 number = refs.next_pull_request()
                 refs.pull_requests[str(number)] = PullRequest(oid, title, description, base=revision)
             else:
                 number = None
                 refs.move(revision, oid)
-            self._write(repo, "refs.json", refs)
+            self.write(repo, "refs.json", refs)
             return oid, number
 
     def open_pull_request(self, repo: RepoId, title: str, description: str) -> int:
         """Open a pull request against the default branch that changes nothing yet; returns its number."""
-        with self._lock:
+        with self.lock:
             refs = self.refs(repo)
             number = refs.next_pull_request()
             head = refs.branches[DEFAULT_BRANCH]
             refs.pull_requests[str(number)] = PullRequest(head, title, description, base=DEFAULT_BRANCH)
-            self._write(repo, "refs.json", refs)
+            self.write(repo, "refs.json", refs)
             return number
 
     def merge_pull_request(self, repo: RepoId, number: int) -> str:
@@ -292,18 +308,39 @@ class Store:
         Raises:
             Refusal: 404 if there is none, 409 if the branch has moved.
         """
-        with self._lock:
+        with self.lock:
             refs = self.refs(repo)
             pull = refs.pull_requests.get(str(number))
             if pull is None:
                 raise Refusal(404, f"No pull request {number} in {repo.name}")
+            if pull.status in ("merged", "closed"):
+                raise conflict(f"Pull request {number} is {pull.status}")
             ancestors = {oid for oid, _ in self.history(repo, pull.oid)}
             if refs.branches.get(pull.base) not in ancestors:
                 raise conflict(f"{pull.base} has moved since pull request {number} was opened")
             refs.branches[pull.base] = pull.oid
             refs.pull_requests[str(number)] = msgspec.structs.replace(pull, status="merged")
-            self._write(repo, "refs.json", refs)
+            self.write(repo, "refs.json", refs)
             return pull.oid
+
+    def update_pull_request(
+        self, repo: RepoId, number: int, *, title: str | None = None, status: str | None = None
+    ) -> None:
+        """Rename, close (`closed`) or reopen (`open`) a pull request.
+
+        Raises:
+            Refusal: 404 if there is none, 409 if it was merged.
+        """
+        with self.lock:
+            refs = self.refs(repo)
+            pull = refs.pull_requests.get(str(number))
+            if pull is None:
+                raise Refusal(404, f"No pull request {number} in {repo.name}")
+            if status is not None and pull.status == "merged":
+                raise conflict(f"Pull request {number} is merged")
+            changed = msgspec.structs.replace(pull, title=title or pull.title, status=status or pull.status)
+            refs.pull_requests[str(number)] = changed
+            self.write(repo, "refs.json", refs)
 
     def create_branch(self, repo: RepoId, name: str, start: str) -> None:
         """Make a branch at a revision.
@@ -323,7 +360,7 @@ class Store:
         Raises:
             Refusal: 404 if there is none, 403 for the default branch.
         """
-        with self._lock:
+        with self.lock:
             refs = self.refs(repo)
             table = refs.branches if what == "branch" else refs.tags
             if name not in table:
@@ -331,17 +368,17 @@ class Store:
             if what == "branch" and name == DEFAULT_BRANCH:
                 raise Refusal(403, f"The default branch {name} cannot be deleted")
             del table[name]
-            self._write(repo, "refs.json", refs)
+            self.write(repo, "refs.json", refs)
 
     def _create_ref(self, repo: RepoId, name: str, start: str, what: str) -> None:
-        with self._lock:
+        with self.lock:
             check_ref_name(name, what)
             refs = self.refs(repo)
             table = refs.branches if what == "branch" else refs.tags
             if name in table:
                 raise conflict(f"{what} {name} already exists in {repo.name}")
             table[name] = self.resolve(repo, start)
-            self._write(repo, "refs.json", refs)
+            self.write(repo, "refs.json", refs)
 
     # Files
 
@@ -353,14 +390,15 @@ class Store:
 
         return size
 
-    def _write_commit(
+    def write_commit(
         self, repo: RepoId, files: dict[str, Entry], parent: str | None, title: str, description: str
     ) -> str:
+        """Keep a commit that no ref points to yet; returns its id."""
         tree = gitids.tree_ids({path: entry.oid for path, entry in files.items()})[""]
         message = f"{title}\n\n{description}" if description else title
         oid = gitids.commit_id(tree, parent, message)
-        self._write(repo, f"trees/{tree}.json", Tree([files[path] for path in sorted(files)]))
-        self._write(repo, f"commits/{oid}.json", Commit(tree, parent, title, description))
+        self.write(repo, f"trees/{tree}.json", Tree([files[path] for path in sorted(files)]))
+        self.write(repo, f"commits/{oid}.json", Commit(tree, parent, title, description))
         return oid
 
     def _snapshot_at(self, repo: RepoId, oid: str) -> Snapshot:
@@ -368,15 +406,17 @@ class Store:
         tree = self._read(repo, f"trees/{commit.tree}.json", Tree)
         return Snapshot(oid, {entry.path: entry for entry in tree.files})
 
-    def _folder(self, repo: RepoId) -> Path:
+    def folder(self, repo: RepoId) -> Path:
+        """Where a repo lies or would lie; its name must have been checked."""
         namespace, _, name = repo.name.partition("/")
         return self.directory / "repos" / repo.kind / namespace / name
 
     def _file(self, repo: RepoId, name: str) -> Path:
-        return self._folder(repo) / name
+        return self.folder(repo) / name
 
     def _read(self, repo: RepoId, name: str, kind: type[Document]) -> Document:
         return msgspec.json.decode(self._file(repo, name).read_bytes(), type=kind)
 
-    def _write(self, repo: RepoId, name: str, document: msgspec.Struct) -> None:
+    def write(self, repo: RepoId, name: str, document: msgspec.Struct) -> None:
+        """Write one of the documents of a repo, whole or not at all."""
         write_atomically(self._file(repo, name), msgspec.json.encode(document, order="sorted") + b"\n")

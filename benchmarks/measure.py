@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,44 +30,109 @@ def run_once(command: Sequence[str], *, environment: Mapping[str, str], cwd: Pat
     Raises:
         SystemExit: it failed; its output is shown.
     """
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        command, env=dict(environment), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
+    reading, writing = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(writing), *command],
+            env=dict(environment),
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            pass_fds=(writing,),
+        )
+    finally:
+        os.close(writing)
+    with os.fdopen(reading) as pipe:
+        output, _ = process.communicate()
+        said = pipe.read()
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{output}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit)
+        raise SystemExit(f"{' '.join(command)[:500]} failed:\n{output}")
+    wall, cpu, memory = map(float, said.split())
+    return Run(wall, cpu, int(memory) * (1 if sys.platform == "darwin" else 1024))
+
+
+_LAUNCHER = """
+import os, sys, time
+begin = time.perf_counter()
+child = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(child, 0)
+wall = time.perf_counter() - begin
+os.write(int(sys.argv[1]), b"%r %r %r" % (wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss))
+sys.exit(os.waitstatus_to_exitcode(status) != 0)
+"""
+"""A process's peak memory counts that of the process it was started from (Linux keeps it across `exec`), so commands
+are started from a small one."""
 
 
 def in_turn(commands: Mapping[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:
-    """Run the commands A B A B ..., after one round that is not counted, so that drift meets all of them."""
+    """Run the commands A B A B ..., so that drift meets all of them.
+
+    Several rounds have one before them that is not counted.
+    """
     runs: dict[str, list[Run]] = {name: [] for name in commands}
-    for number in range(rounds + 1):
+    warm_up = 1 if rounds > 1 else 0
+    for number in range(warm_up + rounds):
         for name, command in commands.items():
             result = command()
-            if number:
+            if number >= warm_up:
                 runs[name].append(result)
     return runs
 
 
-def table(runs: Mapping[str, Sequence[Run]]) -> str:
-    """Medians, with the fastest and slowest wall time."""
+def machine() -> dict[str, object]:
+    """What the figures were measured on, without names of hosts or people."""
+    import hashlib
+    import platform
+    import ssl
+
+    cpu: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            cpu.setdefault(name.strip(), value.strip())
+    flags = cpu.get("flags", cpu.get("Features", "")).split()
+    return {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": cpu.get("model name", platform.processor()),
+        "cores": os.cpu_count(),
+        "sha_extensions": ("sha_ni" in flags or "sha2" in flags) if flags else None,
+        "load_average_at_start": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "sha256": f"{hashlib.sha256.__name__}, {ssl.OPENSSL_VERSION}",
+    }
+
+
+def describe(conditions: Mapping[str, object]) -> str:
+    """The machine in a line or two."""
+    known = conditions["sha_extensions"]
+    extensions = "" if known is None else " with SHA extensions" if known else " without SHA extensions"
+    return (
+        f"{conditions['cpu']}, {conditions['cores']} cores{extensions}, load {conditions['load_average_at_start']}"
+        f" at the start; {conditions['system']}, Python {conditions['python']}"
+    )
+
+
+def write_json(path: Path, document: object) -> None:
+    """Keep the figures."""
+    path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def table(runs: Mapping[str, Sequence[Run]], *, gigabytes: float | None = None) -> str:
+    """Medians, with the fastest and slowest wall time; CPU seconds per gigabyte if the amount is given."""
     rows = []
     for name, results in runs.items():
         walls = sorted(run.wall for run in results)
-        rows.append(
-            (
-                name,
-                f"{statistics.median(walls):.2f} s",
-                f"{walls[0]:.2f}-{walls[-1]:.2f}",
-                f"{statistics.median(run.cpu for run in results):.2f} s",
-                f"{statistics.median(run.memory for run in results) / 1e6:.0f} MB",
-            )
-        )
-    return columns(rows, header=("COMMAND", "WALL", "RANGE", "CPU", "MEMORY"), align="<>>>>")
+        cpu = statistics.median(run.cpu for run in results)
+        row = [
+            name,
+            f"{statistics.median(walls):.2f} s",
+            f"{walls[0]:.2f}-{walls[-1]:.2f}",
+            f"{cpu:.2f} s",
+            f"{statistics.median(run.memory for run in results) / 1e6:.0f} MB",
+        ]
+        if gigabytes:
+            row.insert(4, f"{cpu / gigabytes:.2f}")
+        rows.append(tuple(row))
+    header = ("COMMAND", "WALL", "RANGE", "CPU", *(("CPU/GB",) if gigabytes else ()), "MEMORY")
+    return columns(rows, header=header, align="<" + ">" * (len(header) - 1))

@@ -1,125 +1,186 @@
-"""`zoo pull` to verified beside `hf download` to unverified, from the embedded Hub on loopback.
+"""`zoo pull` to verified beside what others need to unverified, from one Hub on loopback, in one run.
 
-    python -m benchmarks.pull [--gigabytes 1.0] [--rounds 3]
+    python -m benchmarks.pull [--bytes 1G] [--files 52] [--rounds 3] [--json FILE]
+    python -m benchmarks.pull --bytes 200M --limit 10M       each connection gets 10 MB a second
 
 The bundle has the proportions of gemma4-e4b-multimodal: one file with a third of the bytes, a dozen large ones,
-forty small ones. The Hub runs in a process of its own; both clients fetch the same repo into a fresh folder.
+forty small ones. Every client fetches it into a fresh folder, in turn, after one round that is not counted (unless
+there is only one); before each run the disk is allowed to finish what it has to write. `zoo` flushes every file to the
+disk and checks its sha256; the others do neither. A tool that is not installed is named. `sha256 alone` is the CPU time
+of hashing as many bytes in memory: what verification costs at least on this machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import random
 import shutil
-import subprocess
+import statistics
 import sys
 import tempfile
-import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from benchmarks.measure import Run, in_turn, run_once, table
+from benchmarks.measure import Run, describe, in_turn, machine, run_once, table, write_json
+from benchmarks.served import (
+    ENTRY,
+    REPO,
+    ZOO_COMMAND,
+    environment,
+    make_bundle,
+    parse_bytes,
+    publish,
+    served,
+    write_manifest,
+)
 
-MANIFEST = """
-schema = 1
-id = "bench"
-name = "Benchmark"
-family = "bench"
-folder = "bench"
-order = 1
-description = "Random bytes."
-license = "apache-2.0"
-[hub]
-repo = "zoo/bench"
-[[component]]
-name = "weights"
-files = [{files}]
-prebuilt = true
-role = "decoder"
-modality = "text"
+JOBS = 4
+"""Connections of zoo, curl and aria2c: zoo's default. `hf download` runs as it comes, with eight threads."""
+
+SHA256_ALONE = """
+import hashlib, sys
+left, block, digest = int(sys.argv[1]), bytes(1 << 18), hashlib.sha256()
+while left > 0:
+    digest.update(block)
+    left -= len(block)
 """
 
-SHARES = (0.345, 0.12, 0.092, 0.092, 0.082, 0.072, 0.07, 0.05, 0.042, 0.018, 0.007, 0.005)
-"""Of all bytes, the largest files of gemma4-e4b-multimodal; what is left is spread over forty small ones."""
+
+@dataclass(frozen=True)
+class Client:
+    """One way to fetch the bundle.
+
+    Attributes:
+        name: in the table.
+        program: what has to be installed.
+        command: makes the command line for a Hub's address and a folder.
+    """
+
+    name: str
+    program: str
+    command: Callable[[str, Path], Sequence[str]]
 
 
-def make_bundle(folder: Path, total: int) -> list[str]:
-    """Write the files and return their names."""
-    source = random.Random(0)
-    sizes = [int(total * share) for share in SHARES]
-    sizes += [(total - sum(sizes)) // 40] * 40
-    names = []
-    for number, size in enumerate(sizes):
-        name = f"part{number:02d}.bin"
-        with (folder / name).open("wb") as file:
-            while size > 0:
-                block = min(size, 1 << 24)
-                file.write(source.randbytes(block))
-                size -= block
-        names.append(name)
-    return names
+def clients(names: Sequence[str], *, limited: bool) -> list[Client]:
+    """Everybody who takes part."""
+
+    def curl(endpoint: str, got: Path) -> list[str]:
+        pairs = [item for name in names for item in (f"{endpoint}/{REPO}/resolve/main/{name}", "-o", str(got / name))]
+        return ["curl", "-sSf", "-Z", "--parallel-max", str(JOBS), "--create-dirs", *pairs]
+
+    def aria2(endpoint: str, got: Path, *options: str) -> list[str]:
+        orders = got.parent / "aria2.txt"
+        orders.write_text("".join(f"{endpoint}/{REPO}/resolve/main/{name}\n out={name}\n" for name in names))
+        common = ["-q", "--no-conf", "--file-allocation=none", "-d", str(got), "-i", str(orders)]
+        return ["aria2c", *common, *options]
+
+    def zoo(_endpoint: str, got: Path, *options: str) -> list[str]:
+        return [*ZOO_COMMAND, "pull", ENTRY, "--dest", str(got), *options]
+
+    found = [
+        Client("zoo pull (verified)", sys.executable, zoo),
+        Client("hf download", "hf", lambda _, got: [_program("hf"), "download", REPO, "--local-dir", str(got)]),
+        Client(f"curl -Z ({JOBS})", "curl", curl),
+        Client(f"aria2c -j{JOBS} -x1", "aria2c", partial(_with, aria2, f"-j{JOBS}", "-x1")),
+    ]
+    if limited:
+        found += [
+            Client("zoo pull --jobs 1", sys.executable, partial(_with, zoo, "--jobs", "1")),
+            Client(f"aria2c -j1 -x{JOBS} -s{JOBS}", "aria2c", partial(_with, aria2, "-j1", f"-x{JOBS}", f"-s{JOBS}")),
+        ]
+    return found
+
+
+def _with(make: Callable[..., list[str]], *options_then_place: Any) -> list[str]:
+    *options, endpoint, got = options_then_place
+    return make(endpoint, got, *options)
+
+
+def _program(name: str) -> str:
+    """Where a program is: beside this Python, else on the path; empty if nowhere."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.is_file() else shutil.which(name) or ""
+
+
+def measure(root: Path, total: int, files: int, rounds: int, limit: int | None = None) -> dict[str, Any]:
+    """The benchmark in `root`, which should be empty; returns the figures."""
+    conditions = machine()
+    names = make_bundle(root / "build" / ENTRY, total, files)
+    sizes = {name: (root / "build" / ENTRY / name).stat().st_size for name in names}
+    write_manifest(root / "zoo", ENTRY, names)
+    with served(root / "hub") as endpoint:
+        publish(root, ENTRY, environment(root, endpoint))
+    shutil.rmtree(root / "build")
+    got = root / "got"
+    everybody = clients(names, limited=limit is not None)
+    present = [client for client in everybody if _program(client.program)]
+    with served(root / "hub", limit=limit) as endpoint:
+        variables = environment(root, endpoint)
+
+        def fetch(client: Client) -> Run:
+            shutil.rmtree(got, ignore_errors=True)
+            command = client.command(endpoint, got)
+            os.sync()
+            run = run_once(command, environment=variables, cwd=root)
+            found = {name: (got / name).stat().st_size for name in names if (got / name).is_file()}
+            if found != sizes:
+                raise SystemExit(f"{client.name}: did not fetch everything")
+            return run
+
+        commands = {client.name: partial(fetch, client) for client in present}
+        hashing = [sys.executable, "-c", SHA256_ALONE, str(sum(sizes.values()))]
+        commands["(sha256 alone)"] = partial(run_once, hashing, environment=variables, cwd=root)
+        runs = in_turn(commands, rounds)
+    shutil.rmtree(got)
+    return {
+        "machine": conditions,
+        "bytes": sum(sizes.values()),
+        "files": len(names),
+        "bytes_per_second_of_a_connection": limit,
+        "absent": sorted({client.program for client in everybody} - {client.program for client in present}),
+        "runs": {name: [asdict(run) for run in found] for name, found in runs.items()},
+    }
+
+
+def report(figures: dict[str, Any]) -> str:
+    """The figures for people."""
+    runs = {name: [Run(**run) for run in found] for name, found in figures["runs"].items()}
+    gigabytes = figures["bytes"] / 1e9
+    limit = figures["bytes_per_second_of_a_connection"]
+    lines = [
+        f"{gigabytes:.2f} GB in {figures['files']} files"
+        + (f", {limit / 1e6:g} MB a second for each connection" if limit else ""),
+        describe(figures["machine"]),
+        table(runs, gigabytes=gigabytes),
+    ]
+    if "hf download" in runs:
+        zoo, hf = (statistics.median(run.cpu for run in runs[name]) for name in ("zoo pull (verified)", "hf download"))
+        alone = statistics.median(run.cpu for run in runs["(sha256 alone)"])
+        lines.append(
+            f"CPU of zoo: {zoo / hf:.0%} of hf's; without sha256, which hf does not compute, {(zoo - alone) / hf:.0%}"
+        )
+    lines += [f"not installed: {name}" for name in figures["absent"]]
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Make, serve, publish, then fetch in turn."""
+    """Make, serve, publish, fetch in turn, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=1.0)
+    parser.add_argument("--bytes", type=parse_bytes, default=10**9, help="of the whole bundle, e.g. 6G")
+    parser.add_argument("--files", type=int, default=52)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit", type=parse_bytes, help="bytes a second for each connection, e.g. 10M")
+    parser.add_argument("--directory", type=Path, help="where to work; needs three times the bytes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="zoo-bench-") as name:
-        measure(Path(name), int(given.gigabytes * 1e9), given.rounds)
-
-
-def measure(root: Path, total: int, rounds: int) -> None:
-    """The benchmark in `root`."""
-    bundle, zoo = root / "bundle", root / "zoo"
-    bundle.mkdir()
-    zoo.mkdir()
-    names = make_bundle(bundle, total)
-    (zoo / "bench.toml").write_text(MANIFEST.format(files=", ".join(f'"{name}"' for name in names)))
-    programs = Path(sys.executable).parent
-    port = "8799"
-    environment = {
-        **os.environ,
-        "ZOO_DIR": str(zoo),
-        "ZOO_CACHE": str(root / "cache"),
-        "HF_ENDPOINT": f"http://127.0.0.1:{port}",
-        "HF_HOME": str(root / "hf"),
-        "HF_TOKEN": "hf_bench",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }
-    server = subprocess.Popen(
-        [str(programs / "zoo"), "serve", str(root / "hub"), "--port", port, "--for", "1800"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        time.sleep(3)
-        zoo_command = str(programs / "zoo")
-        run_once([zoo_command, "lock", "bench", "--from", str(bundle)], environment=environment, cwd=root)
-        shutil.copyfile(zoo / "bench.lock.json", root / "bench.lock.json")
-        (root / "build").mkdir()
-        bundle.rename(root / "build" / "bench")
-        (root / "bench.lock.json").rename(root / "build" / "bench.lock.json")
-        run_once([zoo_command, "push", "bench", "--yes"], environment=environment, cwd=root)
-
-        def fresh(*command: str) -> Run:
-            shutil.rmtree(root / "got", ignore_errors=True)
-            return run_once(command, environment=environment, cwd=root)
-
-        hf = str(programs / "hf")
-        runs = in_turn(
-            {
-                "zoo pull (verified)": lambda: fresh(zoo_command, "pull", "bench", "--models", "got"),
-                "hf download (unverified)": lambda: fresh(hf, "download", "zoo/bench", "--local-dir", "got"),
-            },
-            rounds,
-        )
-    finally:
-        server.terminate()
-        server.wait(30)
-    print(f"{total / 1e9:.2f} GB in {len(names)} files")
-    print(table(runs))
+    with tempfile.TemporaryDirectory(prefix="zoo-bench-", dir=given.directory) as name:
+        figures = measure(Path(name), given.bytes, given.files, given.rounds, given.limit)
+    print(report(figures))
+    if given.json:
+        write_json(given.json, figures)
 
 
 if __name__ == "__main__":

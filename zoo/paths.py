@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from zoo.errors import UnsafePath
@@ -47,6 +47,7 @@ def check_bundle_path(path: str, *, where: str) -> str:
     return path
 
 
+@lru_cache(maxsize=16384)  # the paths of a zoo's bundles recur: in lock, plan and folder, and from entry to entry
 def _reason_unsafe(path: str) -> str | None:
     if not path:
         return "is empty"

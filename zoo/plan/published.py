@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from zoo.catalog import Entry, Part
@@ -46,18 +46,22 @@ def hub_holders(entries: Iterable[Entry]) -> tuple[Holder, ...]:
     """
     holders = []
     for entry in entries:
-        files = [held for file in entry.lock.files if (held := _held(entry, file))] if entry.lock else []
+        parts = {part.name: (part, kind_of(part)) for part in entry.parts}
+        files = [held for file in entry.lock.files if (held := _held(entry, parts, file))] if entry.lock else []
         if files:
             holders.append(Holder(entry.id, entry.manifest.family, tuple(files)))
     return tuple(holders)
 
 
-def _held(entry: Entry, file: LockedFile) -> Held | None:
+def _held(entry: Entry, parts: Mapping[str, tuple[Part, str]], file: LockedFile) -> Held | None:
     hub = entry.manifest.hub
-    part = next((part for part in entry.parts if part.name == file.component), None)
-    own = next((source for source in file.sources if hub and source.repo == hub.repo), None)
-    source = own or next(iter(file.sources), None)
-    if source is not None:
+    part, kind = parts.get(file.component, (None, "other"))
+    if file.sources:
+        source = file.sources[0]
+        for other in file.sources:
+            if hub is not None and other.repo == hub.repo:
+                source = other
+                break
         repo, path = source.repo, source.path
     elif file.sha256 is None and hub is not None:
         repo, path = hub.repo, part.remote_path(file.path) if part else file.path
@@ -68,7 +72,7 @@ def _held(entry: Entry, file: LockedFile) -> Held | None:
         size=file.size,
         sha256=file.sha256,
         label=file.component,
-        kind=kind_of(part) if part else "other",
+        kind=kind,
         # A path that changed between two commits is stored once for each of its contents.
         place=(repo, path, file.sha256),
     )

@@ -143,8 +143,8 @@ def _copy_sources(target: Listing, siblings: Sequence[Listing]) -> dict[str, Sou
         for file in sorted(listing.files, key=lambda file: file.path):
             if file.sha256 is None or not (listing.repo == target.repo or file.xet_hash):
                 continue
-            source = Source(repo=listing.repo, commit=listing.commit, path=file.path)
-            found.setdefault(file.sha256, source)
+            if file.sha256 not in found:
+                found[file.sha256] = Source(repo=listing.repo, commit=listing.commit, path=file.path)
     return found
 
 

@@ -6,8 +6,8 @@
 The bundle has the proportions of gemma4-e4b-multimodal: one file with a third of the bytes, a dozen large ones,
 forty small ones. Every client fetches it into a fresh folder, in turn, after one round that is not counted (unless
 there is only one); before each run the disk is allowed to finish what it has to write. `zoo` flushes every file to the
-disk and checks its sha256; the others do neither. A tool that is not installed is named. `sha256 alone` is the CPU time
-of hashing as many bytes in memory: what verification costs at least on this machine.
+disk and checks its sha256; the others do neither. A tool that is not installed is named. `sha256 alone` is the CPU
+time of hashing as many bytes in memory: what verification costs at least on this machine.
 """
 
 from __future__ import annotations

@@ -18,16 +18,13 @@ from converters.gemma4.interface import VERIFY
 from converters.mil.types import Array
 from converters.parity.prefill import PREFILL_CHUNKS, Prefill
 from converters.parity.runner import Load, Runner
-from converters.parity.sidecars import Sidecars, read_sidecars
+from converters.parity.sidecars import Position, Sidecars, read_sidecars
 
 FOUR_CHUNKS = ("chunk1", "chunk2", "chunk3", "chunk4")
 THREE_CHUNKS = ("chunk1", "chunk2_3way", "chunk3_3way")
 
 HIDDEN = -65504.0
 """What masks add to a score that must not count: the lowest finite fp16 (some releases of the app: minus infinity)."""
-
-Position = int | Array
-"""A token id, or one row `(hidden,)` of an encoder's features."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +192,8 @@ class Engine:
     def _run_prefill(self, prefill: Prefill, positions: Sequence[Position], images: Sequence[range]) -> Choice:
         inside = [range(span.start, min(span.stop, len(positions))) for span in images]
         result = prefill.run(
-            np.stack([self._embed(item) for item in positions]),
-            np.stack([self._embed_per_layer(item) for item in positions]),
+            np.stack([self.sidecars.input_row(item) for item in positions]),
+            np.stack([self._per_layer_row(item) for item in positions]),
             self.sidecars.rope.rows(0, prefill.length),
             HIDDEN,
             [span for span in inside if span],
@@ -255,26 +252,15 @@ class Engine:
         if self.position + length > settings.context_length:
             raise RecipeError(f"the context of {settings.context_length} positions is full")
         return {
-            "hidden_states": np.stack([self._embed(item) for item in positions])[None],
-            "per_layer_raw": np.stack([self._embed_per_layer(item) for item in positions])[None],
+            "hidden_states": np.stack([self.sidecars.input_row(item) for item in positions])[None],
+            "per_layer_raw": np.stack([self._per_layer_row(item) for item in positions])[None],
             "causal_mask_full": full_mask(self.position, length, settings.context_length),
             "causal_mask_sliding": sliding_mask(self.position, length, settings.sliding_window),
             **self.sidecars.rope.rows(self.position, length),
         }
 
-    def _embed(self, position: Position) -> Array:
-        if isinstance(position, int):
-            return self.sidecars.embeddings.row(position)
-        row: Array = position.astype(np.float16)
-        return row
-
-    def _embed_per_layer(self, position: Position) -> Array:
-        """Features get the padding token's row, as in `Gemma4Model.forward` of transformers."""
-        if isinstance(position, int):
-            return self.sidecars.per_layer.row(position)
-        if self._zero_placeholders:
-            return np.zeros(self.sidecars.settings.per_layer_width, np.float16)
-        return self.sidecars.per_layer.row(self.sidecars.tokens.pad or 0)
+    def _per_layer_row(self, position: Position) -> Array:
+        return self.sidecars.per_layer_row(position, zero_placeholders=self._zero_placeholders)
 
     def _check(self, name: str, runner: Runner) -> None:
         """The shapes in the program are the truth; the settings must agree with them."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from converters.mil.plan import Arithmetic
-from converters.mil.runtime import Model
+from converters.mil.runtime import Model, State
 from converters.mil.types import Array
 
 
@@ -20,6 +20,42 @@ class Runner(Protocol):
 
     def predict(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
         """Outputs by name. What it gives may be given back to it as an input."""
+
+
+class States(Protocol):
+    """The states of one conversation with a model."""
+
+    def read_state(self, name: str) -> Array:
+        """A copy of a state's value."""
+
+    def write_state(self, name: str, value: Array) -> None:
+        """Replaces a state's value."""
+
+
+class StatefulRunner(Protocol):
+    """One function of a model that may have states."""
+
+    @property
+    def inputs(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of the inputs by name."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of the states."""
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """Names of all functions of the model."""
+
+    def make_states(self) -> States:
+        """What a conversation starts with: zeros. Serves the other functions of the model, too."""
+
+    def predict_with(self, data: Mapping[str, Array], states: States) -> Mapping[str, Array]:
+        """Outputs by name; changes the states."""
 
 
 Load = Callable[[str, str | None], Runner]
@@ -38,12 +74,40 @@ class MilRunner:
         """Shapes of the inputs by name."""
         return self._inputs
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return self.model.output_names
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of the states."""
+        return tuple(feature.name for feature in self.model.interface.states)
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """Names of all functions of the model."""
+        return tuple(self.model.package.interfaces)
+
+    def make_states(self) -> State:
+        """What a conversation starts with: zeros."""
+        return self.model.make_state()
+
     def predict(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
         """Outputs by name."""
         return self.model.predict(data)
 
+    def predict_with(self, data: Mapping[str, Array], states: States) -> Mapping[str, Array]:
+        """Outputs by name; changes the states, which `make_states` gave."""
+        assert isinstance(states, State)
+        return self.model.predict(data, states)
 
-def load_with_mil(folder: Path, arithmetic: Arithmetic = "fp32") -> Load:
+
+LoadStateful = Callable[[str, str | None], StatefulRunner]
+"""As `Load`, for models that may have states."""
+
+
+def load_with_mil(folder: Path, arithmetic: Arithmetic = "fp32") -> Callable[[str, str | None], MilRunner]:
     """Opens the packages of a folder; functions of one package share their weights.
 
     Args:
@@ -52,7 +116,7 @@ def load_with_mil(folder: Path, arithmetic: Arithmetic = "fp32") -> Load:
     """
     opened: dict[str, Model] = {}
 
-    def load(component: str, function: str | None) -> Runner:
+    def load(component: str, function: str | None) -> MilRunner:
         known = opened.get(component)
         if known is None:
             known = opened[component] = Model(folder / f"{component}.mlpackage", function, arithmetic=arithmetic)

@@ -17,6 +17,9 @@ from converters.gemma4.config import LAYER_TYPES, TokenIds, parse_config
 from converters.gemma4.fields import Fields
 from converters.mil.types import Array
 
+Position = int | Array
+"""A token id, or one row `(hidden,)` of an encoder's features."""
+
 INT8_MAX = 127
 """A quantised value is `q * scale / 127`."""
 
@@ -115,6 +118,26 @@ class Sidecars:
     embeddings: Embeddings
     per_layer: Embeddings
     rope: RopeTables
+
+    def input_row(self, position: Position) -> Array:
+        """What goes into the first chunk at a position, `(hidden,)` fp16."""
+        if isinstance(position, int):
+            return self.embeddings.row(position)
+        row: Array = position.astype(np.float16)
+        return row
+
+    def per_layer_row(self, position: Position, *, zero_placeholders: bool = False) -> Array:
+        """The per-layer embedding at a position, `(per-layer width,)` fp16.
+
+        Args:
+            position: features get the padding token's row, as in `Gemma4Model.forward` of transformers.
+            zero_placeholders: they get zeros, as in the app's engine.
+        """
+        if isinstance(position, int):
+            return self.per_layer.row(position)
+        if zero_placeholders:
+            return np.zeros(self.settings.per_layer_width, np.float16)
+        return self.per_layer.row(self.tokens.pad or 0)
 
 
 def read_sidecars(folder: Path) -> Sidecars:

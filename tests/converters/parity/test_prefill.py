@@ -16,10 +16,10 @@ from converters.errors import RecipeError
 from converters.mil.types import Array
 from converters.parity.compare import Reference, deviation
 from converters.parity.encoders import audio_features, image_features
-from converters.parity.engine import FOUR_CHUNKS, THREE_CHUNKS, Choice, Engine, Position, splice
+from converters.parity.engine import FOUR_CHUNKS, THREE_CHUNKS, Choice, Engine, splice
 from converters.parity.prefill import PREFILL_CHUNKS, Prefill, banded_mask, cache_rows, image_mask, image_spans
 from converters.parity.runner import Load, load_with_mil
-from converters.parity.sidecars import read_audio_projection, read_settings, read_sidecars
+from converters.parity.sidecars import Position, read_audio_projection, read_settings, read_sidecars
 from tests.converters.parity.conftest import CONTEXT, TEXT, build
 from tests.converters.parity.multimodal import Prompt, make_prompt
 from tests.converters.parity.oracle import Oracle

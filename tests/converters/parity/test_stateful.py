@@ -1,0 +1,192 @@
+"""Stateful bundles, driven by their own files as the app drives them, against transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from converters.errors import RecipeError
+from converters.parity import stateful as engines
+from converters.parity.compare import Reference, deviation
+from converters.parity.engine import Engine, Prediction
+from converters.parity.folder import open_engine
+from converters.parity.runner import LoadStateful, load_with_mil
+from converters.parity.stateful import SUBFOLDER, StatefulEngine, ring_mask, stateful_folder
+from tests.converters.parity.conftest import CONTEXT, TEXT, build, build_sidecars
+from tests.converters.parity.oracle import Oracle
+from tests.converters.parity.test_engine import HALF_ARITHMETIC, ROUNDING
+
+pytestmark = pytest.mark.convert
+
+BATCH, PREFILL = 4, 6
+
+MIXES = ([1] * 24, [BATCH] * 6, [1, 1, 4, 1, 1, 4, 1, 1, 1, 1, 4, 4])
+"""Calls of one and of four positions, three windows of eight long."""
+
+
+@pytest.fixture(scope="module")
+def three(tiny_checkpoint: Path, e4b_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """E4B in int4: three chunks of linear layers, `prefill_b4`, prefill packages; the stateless bundle's sidecars."""
+    output = tmp_path_factory.mktemp("stateful") / "e4b" / SUBFOLDER
+    output.mkdir(parents=True)
+    for path in e4b_bundle.iterdir():
+        if path.suffix != ".mlpackage":
+            (output / path.name).symlink_to(path)
+    for number, name in enumerate(("chunk_1", "chunk_2_3way", "chunk_3"), start=1):
+        given: dict[str, str | int] = {"chunk": number, "context_length": CONTEXT, "projections": "linear"}
+        build(tiny_checkpoint, output, "gemma4.stateful-chunk", f"chunk_{number}", prefill=str(BATCH), **given)
+        package = f"prefill_T288/{name}_prefill_T288"
+        build(tiny_checkpoint, output, "gemma4.stateful-prefill", package, length=PREFILL, **given)
+    return output
+
+
+@pytest.fixture(scope="module")
+def four(tiny_e2b_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """E2B in fp16: four chunks of convolutions, `prefill_b4`."""
+    output = tmp_path_factory.mktemp("stateful") / "e2b" / SUBFOLDER
+    output.mkdir(parents=True)
+    build_sidecars(tiny_e2b_checkpoint, output)
+    for number in (1, 2, 3, 4):
+        given = {"chunk": number, "chunks": 4, "context_length": CONTEXT, "bits": 16}
+        build(tiny_e2b_checkpoint, output, "gemma4.stateful-chunk", f"chunk_{number}", prefill=str(BATCH), **given)
+    return output
+
+
+@pytest.fixture(scope="module")
+def load_three(three: Path) -> LoadStateful:
+    return load_with_mil(three)
+
+
+def run(engine: StatefulEngine, lengths: Sequence[int]) -> list[Prediction]:
+    """One prediction for each call."""
+    return [engine.step(TEXT[engine.position : engine.position + length]) for length in lengths]
+
+
+def after(reference: Reference, lengths: Sequence[int], start: int = 0) -> Reference:
+    """What the reference says after each call."""
+    last = start + np.cumsum(lengths) - 1
+    return Reference(reference.hidden[last], reference.logits[last])
+
+
+@pytest.mark.parametrize("mix", MIXES, ids=["one", "four", "mixed"])
+def test_three_chunks_equal_transformers(
+    three: Path, load_three: LoadStateful, text_reference: Reference, mix: list[int]
+) -> None:
+    engine = StatefulEngine.open(three, load_three)
+    assert len(TEXT) == 3 * engine.sidecars.settings.sliding_window
+    found = deviation(run(engine, mix), after(text_reference, mix))
+    assert found.failures(ROUNDING) == []
+    assert not found.regret.any(), "another token was chosen"
+
+
+def test_four_chunks_equal_transformers(four: Path, tiny_e2b_checkpoint: Path) -> None:
+    oracle = Oracle.load(tiny_e2b_checkpoint)
+    oracle.use_tables(four)
+    reference = oracle.run(TEXT)
+    load = load_with_mil(four)
+    for mix in MIXES[1:]:
+        found = deviation(run(StatefulEngine.open(four, load), mix), after(reference, mix))
+        assert found.failures(ROUNDING) == []
+        assert not found.regret.any()
+
+
+def test_half_arithmetic_is_accurate_enough(three: Path, text_reference: Reference) -> None:
+    engine = StatefulEngine.open(three, load_with_mil(three, "fp16"))
+    assert deviation(run(engine, MIXES[2]), after(text_reference, MIXES[2])).failures(HALF_ARITHMETIC) == []
+
+
+def test_prompts_go_through_the_prefill_models(
+    three: Path, load_three: LoadStateful, text_reference: Reference
+) -> None:
+    """Six positions, decoding, and six more in a ring that was full; states are copied both ways."""
+    engine = StatefulEngine.open(three, load_three)
+    assert engine.prefill is not None
+    found = [engine.prompt(TEXT[:10])]
+    found += [engine.step([token]) for token in TEXT[10:16]]
+    found.append(engine.prompt(TEXT[16:22]))
+    found += [engine.step([token]) for token in TEXT[22:]]
+    lengths = [10, *[1] * 6, 6, 1, 1]
+    assert deviation(found, after(text_reference, lengths)).failures(ROUNDING) == []
+
+
+def test_a_short_prompt_is_padded(three: Path, load_three: LoadStateful, text_reference: Reference) -> None:
+    engine = StatefulEngine.open(three, load_three)
+    found = [engine.prompt(TEXT[:3]), *run(engine, [1, 4, 4, 4, 4, 4])]
+    assert deviation(found, after(text_reference, [3, 1, 4, 4, 4, 4, 4])).failures(ROUNDING) == []
+    with pytest.raises(RecipeError, match="3 positions from 24 on cannot be prefilled"):
+        engine.run_prefill(TEXT[:3])  # the padding would overwrite rows that are still needed
+
+
+def test_a_ring_that_is_off_by_one_is_found(
+    three: Path, load_three: LoadStateful, text_reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with the right-aligned mask of stateless bundles, and with a state that lost its first row."""
+    count = 6
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, "ring_mask", lambda start, length, window: ring_mask(start, length, window)[..., ::-1])
+        found = run(StatefulEngine.open(three, load_three), [1] * count)
+    assert deviation(found, after(text_reference, [1] * count)).failures(ROUNDING)
+    engine = StatefulEngine.open(three, load_three)
+    run(engine, [1] * count)
+    for states in engine.decoding.states.values():
+        states.write_state("kv_cache_sliding", np.roll(states.read_state("kv_cache_sliding"), 1, axis=2))
+    found = run(engine, [1, 1])
+    assert deviation(found, after(text_reference, [1, 1], count)).failures(ROUNDING)
+
+
+def test_positions_that_do_not_fit(three: Path, load_three: LoadStateful) -> None:
+    engine = StatefulEngine.open(three, load_three)
+    with pytest.raises(RecipeError, match="no function takes 3 positions"):
+        engine.step(TEXT[:3])
+    engine.position = 6
+    with pytest.raises(RecipeError, match="4 positions from 6 on would wrap the ring"):
+        engine.step(TEXT[:4])
+    engine.position = CONTEXT
+    with pytest.raises(RecipeError, match="context of 40 positions is full"):
+        engine.step(TEXT[:1])
+
+
+def linked(bundle: Path, folder: Path) -> Path:
+    """A stateful folder with the bundle's files, each of which can be replaced."""
+    inside = folder / SUBFOLDER
+    inside.mkdir(parents=True)
+    for path in bundle.iterdir():
+        (inside / path.name).symlink_to(path)
+    return inside
+
+
+def test_the_contents_of_a_folder_decide(three: Path, four: Path, e4b_bundle: Path, tmp_path: Path) -> None:
+    assert isinstance(open_engine(e4b_bundle), Engine)
+    engine = open_engine(three.parent)
+    assert isinstance(engine, StatefulEngine)
+    assert list(engine.decoding.runners) == ["chunk_1", "chunk_2", "chunk_3"]
+    assert engine.prefill is not None
+    assert list(engine.batches) == [BATCH]
+    other = open_engine(four.parent)
+    assert isinstance(other, StatefulEngine)
+    assert list(other.decoding.runners) == ["chunk_1", "chunk_2", "chunk_3", "chunk_4"]
+    assert other.prefill is None
+
+    folder = linked(three, tmp_path / "stale")
+    (folder / "chunk_4.mlpackage").symlink_to(three / "chunk_3.mlpackage")  # left by another bundle
+    engine = open_engine(tmp_path / "stale")
+    assert isinstance(engine, StatefulEngine)
+    assert list(engine.decoding.runners) == ["chunk_1", "chunk_2", "chunk_3"]
+    (folder / "model.mlpackage").mkdir()
+    with pytest.raises(RecipeError, match="has one model for all layers, which the app would load"):
+        open_engine(tmp_path / "stale")
+
+    folder = linked(four, tmp_path / "incomplete")
+    (folder / "chunk_4.mlpackage").unlink()
+    with pytest.raises(RecipeError, match="chunk_3 does not end with a token and there is no chunk_4"):
+        open_engine(tmp_path / "incomplete")
+    (folder / "chunk_2.mlpackage").unlink()
+    assert stateful_folder(tmp_path / "incomplete") is None
+    with pytest.raises(RecipeError, match="neither the three nor the four chunks"):
+        open_engine(tmp_path / "incomplete")

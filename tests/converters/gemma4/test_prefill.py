@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from converters.gemma4.prefill_interface import LEGACY, SEPARATE, WINDOW
@@ -92,6 +94,28 @@ PLANS = [
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_every_mix_equals_transformers(model: Model, prompt: Prompt, plan: str) -> None:
+    run(Conversation(model, prompt, CONTEXT), plan)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> str:
+    """Up to the end of the prompt: prefill or not, then batches and single positions."""
+    portions, done = [], 0
+    if draw(st.booleans()):
+        length = draw(st.integers(2, CONTEXT))
+        done = draw(st.integers(1, min(length, LENGTH)))
+        portions.append(f"p{length}/{done}")
+    while done < LENGTH:
+        length = draw(st.integers(1, 8))
+        real = draw(st.integers(1, min(length, LENGTH - done)))
+        portions.append(f"b{length}/{real}" if length > 1 else "d1")
+        done += real
+    return " ".join(portions)
+
+
+@settings(max_examples=12)
+@given(plan=plans())
+def test_any_mix_equals_transformers(model: Model, prompt: Prompt, plan: str) -> None:
     run(Conversation(model, prompt, CONTEXT), plan)
 
 

@@ -6,9 +6,6 @@ it, `<build>/<id>.lock.json`, also tells zoo that the folder is its own.
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +18,11 @@ from zoo.build.graph import Graph
 from zoo.build.plan import BuildPlan
 from zoo.digests import DigestCache, Digests, hash_files
 from zoo.errors import Conflict, DiskError, ZooError
+from zoo.exchange import exchange
 from zoo.links import place
 from zoo.lock import Lock, LockedFile, is_weight, load_lock, lock_path, make_lock, save_lock
 from zoo.manifest import manifest_digest
 from zoo.paths import STATE_DIRECTORY, resolve_inside
-
-RENAME_EXCHANGE = 2  # linux/fs.h
-RENAME_SWAP = 2  # Darwin's sys/stdio.h
-AT_FDCWD = -100  # linux/fcntl.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +209,7 @@ def _swap(new: Path, current: Path) -> None:
     """Put `new` in the place of `current`; what was there is at `new` afterwards."""
     if not current.exists():
         new.rename(current)
-    elif not _exchange(new, current):
+    elif not exchange(new, current):
         # No atomic exchange on this file system: for an instant the old build is under a third name only.
         aside = _aside(current)
         current.rename(aside)
@@ -233,15 +227,3 @@ def _recover(folder: Path) -> None:
     if aside.is_dir() and not folder.exists():
         aside.rename(folder)
     remove_tree(aside)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names atomically; False where the system or the file system cannot."""
-    first, second = os.fsencode(one), os.fsencode(other)
-    try:
-        libc = ctypes.CDLL("libSystem.dylib" if sys.platform == "darwin" else None, use_errno=True)
-        if sys.platform == "darwin":
-            return bool(libc.renamex_np(first, second, RENAME_SWAP) == 0)
-        return bool(libc.renameat2(AT_FDCWD, first, AT_FDCWD, second, RENAME_EXCHANGE) == 0)
-    except (AttributeError, OSError, TypeError):  # an old C library, or Windows
-        return False

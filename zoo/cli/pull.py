@@ -118,7 +118,7 @@ def _run(order: _Order, how: How) -> None:
     from zoo.plan.pull import plan_json
     from zoo.report.progress import progress_display
     from zoo.report.pull import dry_run_text, plan_text, result_text
-    from zoo.transfer.prepare import prepare_pull, published_lock
+    from zoo.transfer.prepare import prepare_pull, wanted_paths
     from zoo.transfer.pull import recover_staging
     from zoo.transfer.remove import finish_removal
 
@@ -128,7 +128,7 @@ def _run(order: _Order, how: How) -> None:
         if not how.dry_run:
             stack.enter_context(folder_lock(folder, doing=f"zoo pull {order.entry.id}", on_wait=say))
             recover_staging(folder, cache)
-            finish_removal(folder, spare=[file.path for file in published_lock(order.entry).files])
+            finish_removal(folder, spare=wanted_paths(order.catalog, order.entry, order.selection, folder))
         with progress_display("Looking", unit="bytes", quiet=how.quiet) as progress:
             prepared = prepare_pull(
                 order.catalog,

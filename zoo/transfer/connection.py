@@ -147,7 +147,10 @@ class Connections:
                 f"{order.url}: its certificate is not trusted ({_cause(error)})",
                 hint="behind an inspecting proxy, set REQUESTS_CA_BUNDLE to its certificate",
             ) from None
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+        except requests.exceptions.InvalidSchema as error:
+            # The endpoint is http or https; so it is the Hub that points elsewhere.
+            raise HubError(f"{order.url}: redirects to what is no web address ({_cause(error)})") from None
+        except requests.exceptions.InvalidURL as error:
             raise UsageError(f"{order.url}: is not an address ({_cause(error)})") from None
         except requests.exceptions.TooManyRedirects:
             raise HubError(f"{order.url}: redirects in a circle") from None

@@ -81,6 +81,16 @@ def pull_request(
     return request, tuple(remarks)
 
 
+def wanted_paths(catalog: Catalog, entry: Entry, selection: Selection | None, folder: Path) -> list[str]:
+    """The paths that a pull of `entry` will want in `folder`.
+
+    Raises:
+        ZooError: as `pull_request`, or a damaged receipt.
+    """
+    request, _ = pull_request(catalog, entry, selection, load_receipt(folder))
+    return [file.path for file in request.files]
+
+
 def words(selection: Selection) -> str:
     """The selection as it is typed."""
     return " ".join(

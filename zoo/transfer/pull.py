@@ -3,13 +3,13 @@
 1. *Gather*: fetch into `.zoo/partial/`, several files at once, largest first. Nothing in the folder changes; a kill
    at any moment loses nothing that arrived.
 2. *Stage*: put everything that is new under `.zoo/staging/` by renames and links.
-3. *Commit*: move it into place. A model folder that was not there appears whole, by one rename.
-4. Delete what the plan deletes, then write the receipt.
+3. *Commit*: move it into place. A model folder comes whole, by one rename or exchange.
+4. Write the receipt, then delete what the plan deletes; a removal that is cut short here is finished by the next
+   command (`zoo.transfer.remove`).
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
@@ -36,14 +36,14 @@ from zoo.folder import (
 )
 from zoo.links import MINIMUM_HARDLINK_BYTES, LinkMode, place
 from zoo.lock import LockedFile, is_weight
-from zoo.paths import model_folder
 from zoo.plan.actions import Keep, Link
 from zoo.plan.archive import ArchivePlan, archive_partials
 from zoo.plan.pull import PullPlan, partial_name, receipt_after
 from zoo.receipt import load_receipt, save_receipt
 from zoo.transfer.archive import ArchiveSource, PartFetcher, forget
-from zoo.transfer.deleting import RECOGNITION_FILES, delete_files
+from zoo.transfer.committing import commit_staged, flush, keep_installed
 from zoo.transfer.http import Fetcher, Stopped
+from zoo.transfer.remove import delete_noted, note_removal
 
 DEFAULT_JOBS = 4
 """Files at once: enough to hide the latency of one connection, few enough for the Hub's limits."""
@@ -180,7 +180,6 @@ def carry_out(
         work.result.fetch_seconds = time.monotonic() - begin
         _stage(work)
         _commit(work, targets)
-        work.result.deleted = delete_files(folder, [action.path for action in plan.deletes])
         _finish(work)
     except OSError as error:
         raise DiskError(f"{error.filename2 or error.filename or folder}: {error.strerror or error}") from None
@@ -293,7 +292,7 @@ def _arrived_before(work: _Work, target: Path, file: LockedFile) -> Digests | No
     digests = hash_files([target], cache=work.cache)[target]
     if digests.sha256 != file.sha256:
         return None
-    _flush(target)
+    flush(target)
     return digests
 
 
@@ -342,7 +341,7 @@ def _stage_link(work: _Work, action: Link) -> None:
                 f"{action.path}: the copy of {origin} differs: expected sha256 {action.sha256}, found {copied.sha256}",
                 hint="the disk may be failing; run the same command again",
             )
-        _flush(staged)
+        flush(staged)
     if work.cache is not None:
         work.cache.trust(staged, digests)
     work.origins[action.path] = staged
@@ -353,51 +352,32 @@ def _stage_link(work: _Work, action: Link) -> None:
     work.progress.finish(action.path, {"clone": "cloned", "hardlink": "linked", "copy": "copied"}[kind])
 
 
-# 3. Commit
+# 3. Commit, receipt, delete
 
 
 def _commit(work: _Work, targets: Mapping[str, Path]) -> None:
-    """Move everything staged into place: new model folders whole, other files one by one."""
-    staged = [path for path in targets if work.staged(path).is_file()]
-    units: dict[str, list[str]] = {}
-    for path in staged:
-        units.setdefault(model_folder(path) or path, []).append(path)
-    touched: set[Path] = set()
-    for unit, paths in sorted(units.items()):
-        whole = place_in(work.folder, unit)
-        whole.parent.mkdir(parents=True, exist_ok=True)
-        if unit == paths[0] or whole.exists():
-            for path in sorted(paths, key=lambda path: (path.endswith(RECOGNITION_FILES), path)):
-                targets[path].parent.mkdir(parents=True, exist_ok=True)
-                work.staged(path).replace(targets[path])
-                touched.add(targets[path].parent)
-        else:
-            work.staged(unit).replace(whole)
-            touched |= {targets[path].parent for path in paths}
-        touched.add(whole.parent)
-    for directory in touched:
-        _flush(directory)
+    """Put everything in place. The receipt is true at any moment: what it drops goes after it, what it adds before."""
+    deletes = work.plan.deletes
+    commit_staged(work.folder, targets, [action.path for action in deletes])
+    if deletes:
+        note_removal(work.folder, (), deletes)
+    _write_receipt(work)
+    if deletes:
+        work.result.deleted = delete_noted(work.folder, [action.path for action in deletes])
 
 
-def _flush(path: Path) -> None:
-    """Make a file's bytes or a directory's names outlive a power cut, where the file system can."""
-    with suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-# 4. Receipt
-
-
-def _finish(work: _Work) -> None:
+def _write_receipt(work: _Work) -> None:
     xxh3 = {path: digests.xxh3 for path, digests in work.digests.items()}
     receipt = load_receipt(work.folder)
     after = receipt_after(work.plan, receipt, xxh3 | _known_xxh3(work))
     if after != receipt:
         save_receipt(work.folder, after)
+
+
+# 4. Clean up
+
+
+def _finish(work: _Work) -> None:
     shutil.rmtree(staging_directory(work.folder), ignore_errors=True)
     directory = partial_directory(work.folder)
     for name in work.plan.unused_partials:
@@ -430,7 +410,7 @@ def recover_staging(folder: Path, cache: DigestCache | None = None) -> int:
     check_state_directory(folder)
     staging, partial = staging_directory(folder), partial_directory(folder)
     files, _ = list_folder(staging)
-    places = [staging / path for path, file in files.items() if file.regular]
+    places = keep_installed(folder, {path: staging / path for path, file in files.items() if file.regular})
     if not places:
         shutil.rmtree(staging, ignore_errors=True)
         return 0

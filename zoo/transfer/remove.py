@@ -80,9 +80,9 @@ def carry_out_removal(plan: RemovePlan, folder: Path) -> list[str]:
     check_state_directory(folder)
     for action in plan.deletes:
         place_in(folder, action.path)
-    _note(folder, plan.entries, plan.deletes)
+    note_removal(folder, plan.entries, plan.deletes)
     save_receipt(folder, plan.receipt)
-    return _delete(folder, [action.path for action in plan.deletes])
+    return delete_noted(folder, [action.path for action in plan.deletes])
 
 
 def finish_removal(folder: Path, *, spare: Iterable[str] = ()) -> list[str]:
@@ -115,7 +115,7 @@ def finish_removal(folder: Path, *, spare: Iterable[str] = ()) -> list[str]:
         for path, size in removal.files.items()
         if path.casefold() not in needed and path in found and found[path].size == size
     ]
-    return _delete(folder, going)
+    return delete_noted(folder, going)
 
 
 def pending_removals(folders: Iterable[Path]) -> Mapping[str, Path]:
@@ -145,12 +145,28 @@ def freed_bytes(folder: Path, deletes: Collection[Delete]) -> int:
     return sum(size for going, names, size in links.values() if going >= names)
 
 
-def _note(folder: Path, entries: tuple[str, ...], deletes: Iterable[Delete]) -> None:
+def note_removal(folder: Path, entries: tuple[str, ...], deletes: Iterable[Delete]) -> None:
+    """Write down what is about to go, so that a removal that is cut short is finished (`finish_removal`).
+
+    Args:
+        folder: an installed folder.
+        entries: what is being removed; nothing goes as long as the receipt has one of them.
+        deletes: the files; those that an entry owns by then stay.
+
+    Raises:
+        DiskError: no space or no permission.
+    """
     removal = Removal(entries=entries, files={action.path: action.size for action in deletes})
     write_atomically(removal_path(folder), canonical_json(msgspec.to_builtins(removal)))
 
 
-def _delete(folder: Path, paths: list[str]) -> list[str]:
+def delete_noted(folder: Path, paths: list[str]) -> list[str]:
+    """Delete files and then the note about them; returns the paths that are gone.
+
+    Raises:
+        DiskError: no permission; what is left is named by the note.
+        UnsafePath: a folder on the way has become a symbolic link.
+    """
     try:
         gone = delete_files(folder, paths)
         removal_path(folder).unlink(missing_ok=True)

@@ -29,7 +29,7 @@ def test_folders_are_swapped_with_and_without_the_system_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atomic: bool
 ) -> None:
     if not atomic:
-        monkeypatch.setattr(assemble, "_exchange", lambda _one, _other: False)
+        monkeypatch.setattr(assemble, "exchange", lambda _one, _other: False)
     for name in ("new", "current"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "f").write_text(name)

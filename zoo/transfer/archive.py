@@ -16,7 +16,7 @@ from zoo.archive import unpack
 from zoo.digests import DigestCache, Digests, Hasher, hash_files
 from zoo.errors import DigestMismatch, InvalidDocument, ZooError
 from zoo.events import Progress
-from zoo.folder import ETAG_SUFFIX
+from zoo.folder import PARTIAL_SUFFIXES
 from zoo.lock import LockedArchive, LockedFile, Member
 from zoo.plan.archive import ArchivePlan, packed_name
 from zoo.transfer.http import TRIES, Fetched, RangesIgnored, Stopped
@@ -40,6 +40,9 @@ class PartFetcher(Protocol):
         of: LockedFile | None = None,
     ) -> Fetched:
         """Return when `target` has the bytes; see `HttpFetcher.fetch_address`."""
+
+    def help(self, over: threading.Event) -> None:
+        """Speed up what other threads fetch until `over` is set; see `HttpFetcher.help`."""
 
 
 def archive_file(archive: LockedArchive) -> LockedFile:
@@ -81,6 +84,7 @@ class ArchiveSource:
         self._guard = threading.Lock()
         self._whole: Path | None = None
         self._failure: ZooError | None = None
+        self._coming: threading.Event | None = None
 
     def fetch(self, file: LockedFile, target: Path) -> Fetched:
         """Bring a file to `target`; it is whole, verified and flushed to disk on return.
@@ -108,25 +112,38 @@ class ArchiveSource:
 
     def _archive(self) -> tuple[Path, int, int]:
         """The archive on this disk; bytes that travelled for it, and that were there before, are told once."""
-        with self._guard:
-            if self._stop.is_set():
-                raise Stopped
-            if self._failure is not None:
-                raise self._failure
-            if self._whole is not None:
-                return self._whole, 0, 0
-            if self._plan.local is not None and self._prove(Path(self._plan.local)):
-                self._whole = Path(self._plan.local)
-                return self._whole, 0, 0
-            assert self._plan.archive.sha256 is not None
-            target = self._partials / self._plan.archive.sha256
-            try:
-                done = self._fetcher.fetch_address(self._url, archive_file(self._plan.archive), target, self._progress)
-            except ZooError as error:
-                self._failure = error  # the other threads want the same and would only be patient once more
-                raise
-            self._whole = target
-            return target, done.received, done.resumed
+        while True:
+            with self._guard:
+                if self._stop.is_set():
+                    raise Stopped
+                if self._failure is not None:
+                    raise self._failure
+                if self._whole is not None:
+                    return self._whole, 0, 0
+                coming = self._coming
+                if coming is None:
+                    self._coming = coming = threading.Event()
+                    break
+            # Another thread fetches it: until it is there, this one's connection brings parts of it.
+            self._fetcher.help(coming)
+        try:
+            self._whole, received, resumed = self._bring()
+            return self._whole, received, resumed
+        except ZooError as error:
+            self._failure = error  # the other threads want the same and would only be patient once more
+            raise
+        finally:
+            with self._guard:
+                self._coming = None
+            coming.set()
+
+    def _bring(self) -> tuple[Path, int, int]:
+        if self._plan.local is not None and self._prove(Path(self._plan.local)):
+            return Path(self._plan.local), 0, 0
+        assert self._plan.archive.sha256 is not None
+        target = self._partials / self._plan.archive.sha256
+        done = self._fetcher.fetch_address(self._url, archive_file(self._plan.archive), target, self._progress)
+        return target, done.received, done.resumed
 
     def _prove(self, local: Path) -> bool:
         """Whether a copy elsewhere still is the archive."""
@@ -196,6 +213,6 @@ _WRONG = "nothing was installed; if it stays so, take a new lock with `zoo lock`
 
 
 def forget(partial: Path) -> None:
-    """Delete what has arrived of a file, and its validator."""
-    partial.unlink(missing_ok=True)
-    partial.with_name(partial.name + ETAG_SUFFIX).unlink(missing_ok=True)
+    """Delete what has arrived of a file, and what is noted about it."""
+    for suffix in ("", *PARTIAL_SUFFIXES):
+        partial.with_name(partial.name + suffix).unlink(missing_ok=True)

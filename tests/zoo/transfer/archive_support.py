@@ -16,6 +16,7 @@ from zoo.hub_server.changes import PutLarge
 from zoo.hub_server.process import RunningHub
 from zoo.hub_server.records import RepoId
 from zoo.lock import Lock, save_lock
+from zoo.plan.parts import PartRule
 from zoo.selection import Selection
 from zoo.transfer.archive_lock import lock_archive
 from zoo.transfer.http import HttpFetcher, Retry
@@ -56,7 +57,9 @@ class ArchiveWorld(World):
         save_lock(entry.lock_file, lock)
         return lock
 
-    def pull_here(self, selection: Selection | None = None, providers: tuple[Provider, ...] = ()) -> PullResult:
+    def pull_here(
+        self, selection: Selection | None = None, providers: tuple[Provider, ...] = (), connections: int = 1
+    ) -> PullResult:
         """`zoo pull`, in this process."""
         with folder_lock(self.folder, doing="test", on_wait=print):
             recover_staging(self.folder)
@@ -64,7 +67,11 @@ class ArchiveWorld(World):
             plan = prepare_pull(
                 catalog, catalog.get(ENTRY), self.folder, selection=selection, providers=providers
             ).plan
-            fetcher = HttpFetcher(self.hub.endpoint, retry=Retry(attempts=3, first=0.0, longest=0.0))
+            fetcher = HttpFetcher(
+                self.hub.endpoint,
+                retry=Retry(attempts=3, first=0.0, longest=0.0),
+                parts=PartRule(connections, 1 << 20),
+            )
             try:
                 return carry_out(plan, self.folder, fetcher=fetcher, archives=fetcher, stop=threading.Event())
             finally:

@@ -14,12 +14,12 @@ import pytest
 pytest.importorskip("starlette", reason="needs the [serve] extra")
 pytest.importorskip("uvicorn", reason="needs the [serve] extra")
 
-from tests.zoo.archives import ENTRY, zipped_bundle
+from tests.zoo.archives import ENTRY, TOP, zip_of, zipped_bundle
 from tests.zoo.transfer.archive_support import ON_WIRE, ArchiveWorld, default_zip, make_archive_world
 from tests.zoo.transfer.pull_support import bytes_of, content
 from zoo import archive as packed
 from zoo.errors import DigestMismatch, DiskError, HubError
-from zoo.folder import partial_directory
+from zoo.folder import arrived_bytes, partial_directory
 from zoo.hub_server.faults import Fault
 from zoo.hub_server.process import RunningHub, running_hub
 from zoo.lock import load_lock, lock_path
@@ -271,13 +271,13 @@ def test_kill_9_in_the_middle_of_the_archive(world: ArchiveWorld) -> None:
     )
     partial = partial_directory(world.folder) / hashlib.sha256(data).hexdigest()
     for _ in range(3000):
-        if partial.exists() and partial.stat().st_size > 500_000:
+        if partial.exists() and arrived_bytes(partial) > 500_000:
             break
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=20)
-    arrived = partial.stat().st_size
+    arrived = arrived_bytes(partial)
     world.hub.log.clear()
     report = world.pull(ENTRY)
     assert report["plan"]["archive"]["have"] == arrived
@@ -351,3 +351,17 @@ def test_links_planted_where_bytes_are_unpacked(world: ArchiveWorld, tmp_path: P
     assert victim.read_bytes() == b"mine"
     assert content(world.folder) == zipped_bundle()
     assert not [path for path in world.folder.rglob("*") if path.is_symlink()]
+
+
+def test_several_connections_bring_one_archive(world: ArchiveWorld) -> None:
+    """The threads that wait for it to unpack their files do not only wait."""
+    files = {**zipped_bundle(), WEIGHT: bytes_of("large", 8_000_000)}
+    data = zip_of(files, top=TOP, extra=False)
+    world.lock(data)
+    world.hub.faults.add(Fault(path=ON_WIRE, bytes_per_s=6_000_000, times=None))
+    result = world.pull_here(connections=4)
+    assert content(world.folder) == files
+    assert result.received == len(data)
+    assert len(world.hub.log.all(ON_WIRE)) > 1
+    assert world.hub.log.bytes_sent_twice(ON_WIRE) == 0
+    assert leftovers(world) == []

@@ -6,14 +6,13 @@ it, `<build>/<id>.lock.json`, also tells zoo that the folder is its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
 from zoo.build.cache import CachedStep, StepFile, regular_files, remove_tree
-from zoo.build.checks import check_bundle
 from zoo.build.graph import Graph
 from zoo.build.plan import BuildPlan
 from zoo.digests import DigestCache, Digests, hash_files
@@ -74,7 +73,7 @@ def plan_assembly(plan: BuildPlan, outputs: Mapping[str, CachedStep], build: Pat
         folder=folder,
         wanted=wanted,
         lock=lock,
-        current=_is_current(folder, wanted, lock, digests),
+        current=is_current(folder, wanted, lock, digests),
         removed=unowned_files(folder, {item.path for item in wanted}),
     )
 
@@ -148,7 +147,8 @@ def provenance(plan: BuildPlan) -> dict[str, str]:
     return said
 
 
-def _is_current(folder: Path, wanted: tuple[Wanted, ...], lock: Lock, digests: DigestCache) -> bool:
+def is_current(folder: Path, wanted: tuple[Wanted, ...], lock: Lock, digests: DigestCache) -> bool:
+    """Whether a folder and the lock beside it are exactly this bundle. Reads what is not known to be unchanged."""
     if not folder.is_dir():
         return False
     try:
@@ -165,11 +165,16 @@ def _is_current(folder: Path, wanted: tuple[Wanted, ...], lock: Lock, digests: D
     return all(found[path].xxh3 == item.file.xxh3 for path, item in paths.items())
 
 
-def assemble(graph: Graph, assembly: Assembly, digests: DigestCache) -> None:
+def assemble(assembly: Assembly, digests: DigestCache, check: Callable[[Path], None]) -> None:
     """Make the build folder and its lock what `assembly` says. The old build stays usable until the swap.
 
+    Args:
+        assembly: what is to be.
+        digests: remembers the new files.
+        check: is given the new folder before it takes its place; raises if it is not good.
+
     Raises:
-        ConversionError: a static check of the bundle failed; the old build is untouched.
+        ZooError: `check` refused; the old build is untouched.
         DiskError: no space or no permission; the old build is untouched.
         Conflict: the folder is not a build.
     """
@@ -182,7 +187,7 @@ def assemble(graph: Graph, assembly: Assembly, digests: DigestCache) -> None:
             refuse_foreign(folder)
             remove_tree(beside)
             _fill(beside, assembly.wanted, digests)
-            check_bundle(graph, beside, {item.path: item.component for item in assembly.wanted})
+            check(beside)
             # First the lock, which marks the folder as a build; until the swap, `zoo verify` names what differs.
             save_lock(lock_path(folder.parent, folder.name), assembly.lock)
             _swap(beside, folder)

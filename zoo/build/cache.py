@@ -150,12 +150,12 @@ class StepCache:
             raise DiskError(f"{folder}: cannot be written: {error.strerror}") from None
         return working / "output"
 
-    def store(self, key: str, step: Step, output: Path, files: Iterable[tuple[str, Digests]]) -> CachedStep:
+    def store(self, key: str, recipe: str, output: Path, files: Iterable[tuple[str, Digests]]) -> CachedStep:
         """Move a complete output into place; the caller holds the lock. A damaged one that was there goes away.
 
         Args:
             key: of the step.
-            step: what ran.
+            recipe: name of what made it.
             output: what `start` returned.
             files: every file of the output with its digests.
 
@@ -165,7 +165,7 @@ class StepCache:
         listed = sorted(files)
         record = StepRecord(
             key=key,
-            recipe=step.recipe.name,
+            recipe=recipe,
             files=tuple(
                 StepFile(path=path, size=found.size, sha256=found.sha256, xxh3=found.xxh3) for path, found in listed
             ),

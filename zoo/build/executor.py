@@ -241,7 +241,7 @@ class Executor:
         if sorted(path for path, _ in files) != paths:
             raise ConversionError(f"{step.id}: its files changed while they were being checked")
         self._check_unchanged()
-        cached = self._cache.store(running.task.key, step, running.output, files)
+        cached = self._cache.store(running.task.key, step.recipe.name, running.output, files)
         self._cache.set_latest(step, running.task.inputs)
         running.log.unlink(missing_ok=True)
         seconds = time.monotonic() - running.started

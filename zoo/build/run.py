@@ -11,6 +11,7 @@ from typing import Any
 
 from zoo.build.assemble import Assembly, assemble, plan_assembly, refuse_foreign, unowned_files
 from zoo.build.cache import CachedStep, StepCache
+from zoo.build.checks import check_bundle
 from zoo.build.executor import Executor, Outcome, Task
 from zoo.build.graph import Graph
 from zoo.build.plan import BuildPlan, plan_build
@@ -213,7 +214,8 @@ def carry_out(
         return BuildResult(plan, components, None, None, bool(outcomes), ())
     assembly = plan_assembly(plan, outputs, build, caches.digests)
     if not assembly.current:
-        assemble(plan.graph, assembly, caches.digests)
+        owners = {item.path: item.component for item in assembly.wanted}
+        assemble(assembly, caches.digests, lambda folder: check_bundle(plan.graph, folder, owners))
     changed = bool(outcomes) or not assembly.current
     return BuildResult(plan, components, assembly.folder, assembly.lock, changed, assembly.removed)
 

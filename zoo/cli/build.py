@@ -170,7 +170,7 @@ def _result_text(result: BuildResult) -> str:
     lines += [f"{item.part.name} is not in it: {item.reason}" for item in result.plan.graph.not_built]
     if result.packages:
         lines.append(
-            f"left to do on a Mac: compile {plural(len(result.packages), 'package')} to .mlmodelc"
-            f" (xcrun coremlcompiler compile X.mlpackage DIR): {', '.join(result.packages)}"
+            f"left to do on a Mac: compile {plural(len(result.packages), 'package')} to .mlmodelc with"
+            f" `zoo compile {result.folder}`: {', '.join(result.packages)}"
         )
     return "\n".join(lines)

@@ -87,9 +87,11 @@ def swift(
     if not (check or dry_run):
         write_changed(target, files, write=True)
     missing = () if entries else left_out(catalog, chosen)
+    zipped = [entry.id for entry in chosen if not drop_in and entry.lock is not None and entry.lock.archive]
     report = {
         "entries": [entry.id for entry in chosen],
         "left_out": [entry.id for entry in missing],
+        "in_archives": zipped,
         "files": [
             {
                 "path": str(target / name),
@@ -109,6 +111,8 @@ def swift(
             print_report(f"{target / name}  {len(data):,} bytes  {verb}")
             if check and name in stale:
                 print_report("\n".join(f"  {line}" for line in changes[name]))
+        if zipped:
+            say(f"listed with their zip file, which the generated downloader does not fetch: {', '.join(zipped)}")
         if missing:
             say(f"left out, because they have no lock: {', '.join(entry.id for entry in missing)}")
     if check and stale:

@@ -159,7 +159,8 @@ def test_every_other_command_takes_it(world: ArchiveWorld) -> None:
     listed = json.loads(world.run("ls", "--format", "json").stdout)
     assert [(one["lock"], one["archive"], one["installed"]) for one in listed["entries"]] == [("pinned", URL, True)]
     out = world.root / "app"
-    zoo(world, "swift", "--out", str(out))
+    _, stderr = zoo(world, "swift", "--out", str(out))
+    assert f"which the generated downloader does not fetch: {ENTRY}" in stderr
     (entry,) = json.loads((out / "catalog.json").read_bytes())["entries"]
     assert entry["archive"] == {"url": URL, "bytes": len(data), "sha256": lock.archive.sha256}
     for file in entry["files"]:

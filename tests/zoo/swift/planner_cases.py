@@ -18,6 +18,7 @@ from zoo.errors import Conflict, HubError, UnknownEntry, UnsafePath, UsageError
 from zoo.folder import FolderFile, FolderState, orphans
 from zoo.lock import Lock, LockedFile, Source, lock_digest, make_lock
 from zoo.paths import check_bundle_path, model_folder
+from zoo.plan.absent import forbidden
 from zoo.plan.actions import actions_json
 from zoo.plan.prune import Leftovers, PruneRequest, plan_prune
 from zoo.plan.pull import PullPlan, PullRequest, partial_name, plan_pull, receipt_after
@@ -50,10 +51,12 @@ _STRANGERS = (
     "MODEL_CONFIG.json",
     "Überrest/ä.npy",
 )
+_MARKERS = ["probe.marker", "prefill_chunk1.mlmodelc/coremldata.bin"]
+_EMPTY_FOLDERS = ("vision.mlpackage", "prefill_chunk9.mlmodelc", "prefill_chunk9.mlmodelc/analytics", "prefill_notes")
 _ABSENT = {
     "mine": ["prefill_chunk*", "vision", "probe.marker"],
     "partner": ["prefill_*/deep/*.bin"],
-    "third": ["p*b*", "*b*r*t/*", "hf_model"],
+    "third": ["p*b*", "*b*r*t/*", "hf_model", "STRASSE.bin"],
     "far": [],
 }
 _FRAGMENTS = (
@@ -216,13 +219,14 @@ class Dealer:
             return self._settled(catalog)
         paths = [path for _, paths in _PARTS.values() for path in paths]
         lying = self._some(paths, dice.choice([0.1, 0.6, 0.95])) + self._some(_STRANGERS, dice.choice([0, 0, 0.15]))
-        lying += self._some([*_SPELLINGS.values()], 0.1)
+        lying += self._some([*_SPELLINGS.values(), *_MARKERS], 0.1)
         files = {}
         for path in lying:
             content = self._content(path)
             digest = _sha256(content) if dice.random() < 0.9 else None
             files[path] = FolderFile(_CONTENTS[content], digest, regular=dice.random() < 0.97)
         folders = _folders(files) | frozenset(self._some(paths, 0.004))
+        folders |= frozenset(self._some(_EMPTY_FOLDERS, 0.1))
         receipt = Receipt(
             entries={
                 name: self._installed(catalog, name) for name in self._some(["mine", "partner", "third", "gone"], 0.4)
@@ -243,7 +247,7 @@ class Dealer:
         else:
             digest = "1" * 64
             files = []
-            for _, paths in _PARTS.values():
+            for paths in (*(paths for _, paths in _PARTS.values()), dice.choice([[], [], [], _MARKERS])):
                 for path in self._some(paths, 0.5):
                     content = self._content(path)
                     xxh3 = _sha256(content)[:32] if dice.random() < 0.5 else None
@@ -332,7 +336,11 @@ def _pull(
             for other in catalog.in_folder(entry.manifest.folder)
             if other.id != entry.id
         }
-        plan = plan_pull(PullRequest(entry.id, lock, files, selection, others), state, elsewhere)
+        absent_for = {
+            other.id: other.manifest.absent for other in catalog.entries if other.id in state.receipt.entries
+        }
+        request = PullRequest(entry.id, lock, files, selection, others, entry.manifest.absent, absent_for)
+        plan = plan_pull(request, state, elsewhere)
     except Conflict as error:
         return {"error": "conflict", "message": error.message}
     except HubError as error:
@@ -344,7 +352,7 @@ def _pull(
     return {
         "actions": listed["actions"],
         "replaces": list(plan.replaces),
-        "orphans": list(orphans(state, wanted)),
+        "orphans": list(orphans(state, (*wanted, *(delete.path for delete in plan.deletes)))),
         "updates": _updates(plan, state),
         "unverifiable": sum(file.sha256 is None for file in files),
         "unused": list(plan.unused_partials),
@@ -379,14 +387,17 @@ def _status(catalog: Catalog, entry: Entry, state: FolderState) -> dict[str, Any
                 raise UsageError("nothing is left")
         except (UnknownEntry, UsageError):
             return {"error": "selection"}
-    verdict = judge(entry.id, "", expected, state)
+    verdict = judge(entry.id, "", expected, state, absent=entry.manifest.absent)
+    unwanted = forbidden(entry.manifest.absent, state.files)
     step = "notInstalled" if installed is None else "damaged" if not verdict.good else "outdated"
     return {
-        "findings": [[finding.path, finding.problem] for finding in verdict.findings],
+        "findings": [
+            [finding.path, finding.problem] for finding in verdict.findings if finding.problem != "must be absent"
+        ],
         "broken": list(verdict.broken_models),
-        "absent": sorted(path for path in state.files if entry.must_be_absent(path)),
+        "absent": [finding.path for finding in verdict.forbidden],
         "step": "complete" if step == "outdated" and current else step,
-        "orphans": list(orphans(state, [file.path for file in expected])),
+        "orphans": list(orphans(state, [*(file.path for file in expected), *unwanted])),
     }
 
 

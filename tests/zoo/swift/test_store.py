@@ -36,6 +36,7 @@ from tests.zoo.transfer.pull_support import (
 from zoo.folder import folder_lock
 from zoo.hub_server.faults import Fault
 from zoo.hub_server.process import running_hub
+from zoo.spans import SLOT_BYTES, Spans, record
 from zoo.swift.files import chosen_entries, generate
 
 BIG = 400_000
@@ -256,6 +257,47 @@ def test_an_entry_without_digests(app: App) -> None:
     _, report, _ = world.verify()
     assert report["entries"][0]["unverifiable"] == len(text_bundle(BIG))
     assert report["good"]
+
+
+def test_a_fetch_with_holes_is_continued_from_its_first_hole(app: App) -> None:
+    """`zoo pull` brings parts of large files over several connections and notes which; the app reads that note."""
+    world, data = app.world, text_bundle(BIG)[WEIGHTS]
+    partial = world.folder / ".zoo" / "partial" / hashlib.sha256(data).hexdigest()
+    partial.parent.mkdir(parents=True)
+    spans = Spans.of([(0, 100_000), (200_000, 300_000)])
+    partial.write_bytes(data[:100_000] + bytes(100_000) + data[200_000:300_000])
+    note = bytearray(2 * SLOT_BYTES)
+    for sequence, state in ((6, Spans.of([(0, 150_000)])), (7, spans)):
+        at, line = record(state, len(data), sequence)
+        note[at : at + len(line)] = line
+    partial.with_name(partial.name + ".ranges").write_bytes(note)
+    app.does("pull", TEXT)
+    (rest,) = world.hub.log.all(WEIGHTS)
+    assert (rest.start, rest.sent) == (100_000, BIG - 100_000)
+    assert content(world.folder) == text_bundle(BIG)
+    assert not partial.parent.exists()
+
+
+def test_what_must_be_absent_goes(app: App) -> None:
+    world = app.world
+    app.does("pull", TEXT)
+    document = json.loads((world.root / "catalog.json").read_text())
+    for entry in document["entries"]:
+        entry["absent"] = ["prefill_*", "vision"] if entry["id"] == TEXT else []
+    (world.root / "catalog.json").write_text(json.dumps(document))
+    assert app.does("status", TEXT)["step"] == "complete"
+    (world.folder / "vision.mlpackage").mkdir()
+    for name in ("prefill_chunk1.mlmodelc/coremldata.bin", "prefill_chunk1.mlmodelc/model.mil", "mine.txt"):
+        (world.folder / name).parent.mkdir(exist_ok=True)
+        (world.folder / name).write_bytes(b"left over")
+    status = app.does("status", TEXT)
+    assert status["step"] == "damaged"
+    assert status["absent"] == ["prefill_chunk1.mlmodelc", "vision.mlpackage"]
+    assert status["orphans"] == ["mine.txt"]
+    assert "vision.mlpackage" in app.does("pull", TEXT)["actions"]["delete"]
+    assert content(world.folder) == text_bundle(BIG) | {"mine.txt": b"left over"}
+    assert not list(world.folder.glob("*.mlpackage"))
+    assert app.does("status", TEXT)["step"] == "complete"
 
 
 def test_broken_connections_and_a_busy_hub(app: App) -> None:

@@ -88,8 +88,7 @@ extension ZooFolder {
         if after != before { try ZooDisk.write(after.encoded(), to: receiptURL) }
         try ZooDisk.deleteTree(stateURL("staging"))
         for name in plan.unusedPartials {
-            try ZooDisk.delete(partialURL(name))
-            try ZooDisk.delete(partialURL(name + ZooArriving.etagSuffix))
+            for suffix in [""] + ZooArriving.suffixes { try ZooDisk.delete(partialURL(name + suffix)) }
         }
         rmdir(stateURL("partial").path)
     }

@@ -73,8 +73,11 @@ public struct ZooFolder: Hashable, Sendable {
     private func partials() throws -> [String: Int64] {
         let place = stateURL("partial")
         var found: [String: Int64] = [:]
-        for name in try ZooDisk.names(in: place) where !name.hasSuffix(ZooArriving.etagSuffix) {
-            if case .file(let bytes) = ZooDisk.kind(of: place.appendingPathComponent(name)) { found[name] = bytes }
+        for name in try ZooDisk.names(in: place) where !ZooArriving.suffixes.contains(where: { name.hasSuffix($0) }) {
+            let partial = place.appendingPathComponent(name)
+            if case .file(let bytes) = ZooDisk.kind(of: partial) {
+                found[name] = min(bytes, ZooArriving.front(beside: partial) ?? bytes)
+            }
         }
         return found
     }
@@ -140,7 +143,7 @@ public struct ZooFolder: Hashable, Sendable {
         let removed = stateURL("removed")
         for (unit, group) in units.sorted(by: { ZooPath.precedes($0.key, $1.key) }) {
             let whole = try found(unit)
-            if unit != group[0], ZooDisk.kind(of: whole) == .folder,
+            if ZooDisk.kind(of: whole) == .folder,
                 Set(try listed(under: unit).files.keys).isSubset(of: group)
             {
                 let away = removed.appendingPathComponent(unit)

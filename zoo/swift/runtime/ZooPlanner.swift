@@ -177,6 +177,7 @@ public enum ZooPlanner {
         let wanted = Set(files.map(\.path))
         let updates = try partners(of: entry, files: files, others: others, in: state)
         try checkObstacles(files, in: state)
+        try checkAbsent(entry, files: files, siblings: siblings, in: state)
         var actions: [ZooAction] = []
         for group in byContent(files) { actions += decide(group, in: state, elsewhere: elsewhere) }
         try checkPublished(actions, of: entry)
@@ -185,11 +186,12 @@ public enum ZooPlanner {
             if case .keep = action { return false }
             return state.files[action.path] != nil && !owned.contains(action.path)
         }
+        let deletes = deletions(of: entry, wanted: wanted, in: state)
         return ZooPullPlan(
             entry: entry, selection: selection, files: files,
-            actions: actions.sorted(by: isBefore) + deletions(of: entry, wanted: wanted, in: state),
+            actions: actions.sorted(by: isBefore) + deletes,
             replaces: replaces.map(\.path),
-            orphans: state.orphans(wanted: wanted),
+            orphans: state.orphans(wanted: wanted.union(deletes.map(\.path))),
             updatesPartners: updates,
             unverifiable: files.filter { $0.sha256 == nil }.count,
             unusedPartials: unusedPartials([entry] + others, in: state))
@@ -334,15 +336,23 @@ public enum ZooPlanner {
     private static func deletions(
         of entry: ZooEntry, wanted: Set<String>, in state: ZooFolderState
     ) -> [ZooAction] {
-        guard let installed = state.receipt.entries[entry.id] else { return [] }
         let others = state.receipt.without(entry.id).owners.keys
         // A path that differs in letter case alone may be the same file on this file system.
         let needed = Set(wanted.map(ZooPath.caseKey)).union(others.map(ZooPath.caseKey))
         let listed = Set(entry.files.map(\.path))
-        return installed.files.sorted { ZooPath.precedes($0.path, $1.path) }.compactMap { file in
-            guard let found = state.files[file.path], !needed.contains(ZooPath.caseKey(file.path)) else { return nil }
-            let reason = listed.contains(file.path) ? "not selected" : "no longer part of the entry"
-            return .delete(path: file.path, bytes: found.bytes, reason: reason)
+        let forbidden = Set(entry.forbidden(in: state))
+        var reasons: [String: String] = [:]
+        for path in forbidden { reasons[path] = "must be absent: the app would take it; zoo did not install it" }
+        for file in state.receipt.entries[entry.id]?.files ?? [] {
+            if forbidden.contains(file.path) {
+                reasons[file.path] = "must be absent: the app would take it"
+            } else if state.files[file.path] != nil {
+                reasons[file.path] = listed.contains(file.path) ? "not selected" : "no longer part of the entry"
+            }
+        }
+        return reasons.sorted { ZooPath.precedes($0.key, $1.key) }.compactMap { path, reason in
+            if needed.contains(ZooPath.caseKey(path)) { return nil }
+            return .delete(path: path, bytes: state.files[path]?.bytes ?? 0, reason: reason)
         }
     }
 
@@ -394,6 +404,26 @@ public enum ZooPlanner {
                 guard let found = state.files[parent] else { continue }
                 let kind = found.isRegular ? "a file" : "a symbolic link"
                 throw ZooError.conflict("\(parent): \(kind) is where a folder belongs (\(file.path))")
+            }
+        }
+    }
+
+    /// Refuses two installed entries of which one has what the other must not find.
+    private static func checkAbsent(
+        _ entry: ZooEntry, files: [ZooFile], siblings: [ZooEntry], in state: ZooFolderState
+    ) throws {
+        let owners = state.receipt.without(entry.id).owners
+        for path in entry.forbidden(in: state) where state.files[path] != nil {
+            guard let owner = owners[path]?.first else { continue }
+            throw ZooError.conflict(
+                "\(entry.id) must not find \(path) in its folder, and \(owner), which is installed there, has it")
+        }
+        for partner in state.receipt.entries.keys.sorted(by: ZooPath.precedes) where partner != entry.id {
+            guard let sibling = siblings.first(where: { $0.id == partner }) else { continue }
+            if let unwanted = files.first(where: { sibling.mustBeAbsent($0.path) }) {
+                throw ZooError.conflict(
+                    "\(partner), which is installed in the same folder, must not find \(unwanted.path) there, and "
+                        + "\(entry.id) has it")
             }
         }
     }

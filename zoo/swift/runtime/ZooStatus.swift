@@ -19,7 +19,7 @@ public struct ZooStatus: Hashable, Sendable {
     public enum Step: Hashable, Sendable {
         /// Not in the receipt, whatever files lie there.
         case notInstalled
-        /// Installed, but files are missing or wrong: pull it again.
+        /// Installed, but files are missing or wrong, or something lies there that must not: pull it again.
         case damaged
         /// As it was installed; the catalog has a newer one.
         case outdated
@@ -30,9 +30,9 @@ public struct ZooStatus: Hashable, Sendable {
     public let findings: [ZooFinding]
     /// Model folders that lack a file or have a wrong one: the engine must not load them.
     public let brokenModels: [String]
-    /// Files that belong to no entry, sorted.
+    /// Other files that belong to no entry, sorted.
     public let orphans: [String]
-    /// Files that must not lie in the folder while this entry runs, because the engine would take them.
+    /// Files and model folders that must not lie there while this entry runs, because the engine would take them.
     public let mustBeAbsent: [String]
 }
 
@@ -52,12 +52,14 @@ extension ZooPlanner {
             }
         }
         let findings = judge(expected, in: state, reading: reading)
+        let forbidden = entry.forbidden(in: state)
+        let good = findings.isEmpty && forbidden.isEmpty
         let step: ZooStatus.Step =
-            installed == nil ? .notInstalled : !findings.isEmpty ? .damaged : current ? .complete : .outdated
+            installed == nil ? .notInstalled : !good ? .damaged : current ? .complete : .outdated
         return ZooStatus(
             step: step, findings: findings, brokenModels: brokenModels(findings),
-            orphans: state.orphans(wanted: Set(expected.map(\.path))),
-            mustBeAbsent: state.files.keys.filter(entry.mustBeAbsent).sorted(by: ZooPath.precedes))
+            orphans: state.orphans(wanted: Set(expected.map(\.path)).union(forbidden)),
+            mustBeAbsent: Set(forbidden.map { ZooPath.modelFolder(of: $0) ?? $0 }).sorted(by: ZooPath.precedes))
     }
 
     /// Compares what should be with what is.
@@ -86,5 +88,14 @@ extension ZooEntry {
     public func mustBeAbsent(_ path: String) -> Bool {
         let name = ZooPath.withoutModelSuffix(ZooPath.modelFolder(of: path) ?? path)
         return absent.contains { ZooPath.matches($0, name) }
+    }
+
+    /// Everything in a folder that must not be there, sorted: files, and model folders without a file, for engines test
+    /// some models by their folder alone.
+    func forbidden(in state: ZooFolderState) -> [String] {
+        if absent.isEmpty { return [] }
+        let filled = Set(state.files.keys.compactMap(ZooPath.modelFolder))
+        let empty = state.folders.filter { ZooPath.modelFolder(of: $0) == $0 && !filled.contains($0) }
+        return (Array(state.files.keys) + empty).filter(mustBeAbsent).sorted(by: ZooPath.precedes)
     }
 }

@@ -219,7 +219,7 @@ class Dealer:
             return self._settled(catalog)
         paths = [path for _, paths in _PARTS.values() for path in paths]
         lying = self._some(paths, dice.choice([0.1, 0.6, 0.95])) + self._some(_STRANGERS, dice.choice([0, 0, 0.15]))
-        lying += self._some([*_SPELLINGS.values(), *_MARKERS], 0.1)
+        lying += self._some([*_SPELLINGS.values()], 0.1) + self._some(_MARKERS, 0.2)
         files = {}
         for path in lying:
             content = self._content(path)
@@ -247,7 +247,7 @@ class Dealer:
         else:
             digest = "1" * 64
             files = []
-            for paths in (*(paths for _, paths in _PARTS.values()), dice.choice([[], [], [], _MARKERS])):
+            for paths in (*(paths for _, paths in _PARTS.values()), dice.choice([[], _MARKERS])):
                 for path in self._some(paths, 0.5):
                     content = self._content(path)
                     xxh3 = _sha256(content)[:32] if dice.random() < 0.5 else None

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.convert
 CONTEXT = 48
 TOLERANCE = 1e-4
 
-SIZES = ("tiny_checkpoint", "tiny_e2b_checkpoint", "odd_checkpoint", "odd_e2b_checkpoint")
+SIZES = ("tiny_checkpoint", "tiny_e2b_checkpoint", "odd_checkpoint", "odd_e2b_checkpoint", "untied_checkpoint")
 
 MIXES = {
     8: ([1] * 32, [4] * 8, [8] * 4, [1, 4, 2, 1] * 4, [2, 2, 4, 4, 1, 1, 1, 1, 8, 4, 4]),

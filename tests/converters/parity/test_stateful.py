@@ -12,6 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from converters.errors import RecipeError
+from converters.parity import engine as stateless
 from converters.parity import stateful as engines
 from converters.parity.compare import Reference, deviation
 from converters.parity.engine import Engine, Prediction
@@ -99,6 +100,17 @@ def test_four_chunks_equal_transformers(four: Path, tiny_e2b_checkpoint: Path) -
 def test_half_arithmetic_is_accurate_enough(three: Path, text_reference: Reference) -> None:
     engine = StatefulEngine.open(three, load_with_mil(three, "fp16"))
     assert deviation(run(engine, MIXES[2]), after(text_reference, MIXES[2])).failures(HALF_ARITHMETIC) == []
+
+
+def test_minus_infinity_hides_as_well(
+    three: Path, load_three: LoadStateful, text_reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some releases of the app write minus infinity into the masks; batches compute with them."""
+    for module in (engines, stateless):
+        monkeypatch.setattr(module, "HIDDEN", -np.inf)
+    lengths = [4, 4, 4, 4, 4]
+    found = run(StatefulEngine.open(three, load_three), lengths)
+    assert deviation(found, after(text_reference, lengths)).failures(ROUNDING) == []
 
 
 def test_prompts_go_through_the_prefill_models(

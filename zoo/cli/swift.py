@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from zoo.cli.options import DryRunOption, FormatOption, OutputFormat, ZooOption, complete_entry
 from zoo.cli.output import print_json, print_report, say
+
+if TYPE_CHECKING:
+    from zoo.report.swift import SwiftReport
+    from zoo.swift.source import Access
+
+Mode = Literal["files", "drop-in", "package"]
 
 
 class AccessLevel(StrEnum):
@@ -58,66 +65,63 @@ def swift(
       zoo swift --package ../ZooModels
       zoo swift --drop-in --out Sources/CoreMLLLM
     """
-    from zoo.catalog import load_catalog
     from zoo.errors import CheckFailed, UsageError
-    from zoo.locations import zoo_directory
-    from zoo.swift.files import (
-        chosen_entries,
-        excerpt,
-        generate,
-        generate_drop_in,
-        generate_package,
-        left_out,
-        write_changed,
-    )
+    from zoo.swift.files import write_changed
 
     if package is not None and (drop_in or out != Path()):
         other = "--drop-in" if drop_in else "--out"
         raise UsageError(f"--package makes a package of its own; {other} does not go with it")
-    catalog = load_catalog(zoo_directory(zoo))
-    chosen = chosen_entries(catalog, entries or [], unlocked=drop_in)
-    if drop_in:
-        files = generate_drop_in(chosen, endpoint=endpoint, access=access.value, prefix=prefix)
-    else:
-        make = generate if package is None else generate_package
-        files = make(chosen, endpoint=endpoint, access=access.value, prefix=prefix, runtime=runtime)
-    target = package or out
-    stale = write_changed(target, files, write=False)
-    changes = {name: excerpt(target / name, files[name]) for name in stale}
-    if not (check or dry_run):
-        write_changed(target, files, write=True)
-    missing = () if entries else left_out(catalog, chosen)
-    zipped = [entry.id for entry in chosen if not drop_in and entry.lock is not None and entry.lock.archive]
-    report = {
-        "entries": [entry.id for entry in chosen],
-        "left_out": [entry.id for entry in missing],
-        "in_archives": zipped,
-        "files": [
-            {
-                "path": str(target / name),
-                "bytes": len(data),
-                "changed": name in stale,
-                "difference": changes.get(name, []),
-            }
-            for name, data in files.items()
-        ],
-        "written": not (check or dry_run),
-    }
+    mode: Mode = "package" if package is not None else "drop-in" if drop_in else "files"
+    style = _Style(mode, endpoint, access.value, prefix, runtime)
+    report = _generate(zoo, entries or [], style, package or out, write=not (check or dry_run))
+    if report.written:
+        write_changed(report.target, dict(report.files), write=True)
     if format is OutputFormat.json:
-        print_json(report)
+        print_json(report.as_json())
     else:
-        for name, data in files.items():
-            verb = ("would change" if check or dry_run else "written") if name in stale else "unchanged"
-            print_report(f"{target / name}  {len(data):,} bytes  {verb}")
-            if check and name in stale:
-                print_report("\n".join(f"  {line}" for line in changes[name]))
-        if zipped:
-            say(f"listed with their zip file, which the generated downloader does not fetch: {', '.join(zipped)}")
-        if missing:
-            say(f"left out, because they have no lock: {', '.join(entry.id for entry in missing)}")
-    if check and stale:
+        print_report(report.text(show_differences=check))
+        for remark in report.remarks():
+            say(remark)
+    if check and report.differences:
         again = "zoo swift" + (" --drop-in" if drop_in else "") + (" --package" if package else " --out")
         raise CheckFailed(
-            f"{', '.join(str(target / name) for name in stale)}: not what the locks say",
-            hint=f"run `{again} {target}` and commit the result",
+            f"{', '.join(str(report.target / name) for name in report.differences)}: not what the locks say",
+            hint=f"run `{again} {report.target}` and commit the result",
         )
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How the Swift is to look."""
+
+    mode: Mode
+    endpoint: str | None
+    access: Access
+    prefix: str
+    runtime: bool
+
+
+def _generate(zoo: Path | None, entries: list[str], style: _Style, target: Path, *, write: bool) -> SwiftReport:
+    from zoo.catalog import load_catalog
+    from zoo.locations import zoo_directory
+    from zoo.report.swift import SwiftReport
+    from zoo.swift import files as swift_files
+
+    catalog = load_catalog(zoo_directory(zoo))
+    drop_in = style.mode == "drop-in"
+    chosen = swift_files.chosen_entries(catalog, entries, unlocked=drop_in)
+    if drop_in:
+        made = swift_files.generate_drop_in(chosen, endpoint=style.endpoint, access=style.access, prefix=style.prefix)
+    else:
+        make = swift_files.generate if style.mode == "files" else swift_files.generate_package
+        made = make(chosen, endpoint=style.endpoint, access=style.access, prefix=style.prefix, runtime=style.runtime)
+    stale = swift_files.write_changed(target, made, write=False)
+    return SwiftReport(
+        target=target,
+        files=made,
+        differences={name: swift_files.excerpt(target / name, made[name]) for name in stale},
+        entries=tuple(entry.id for entry in chosen),
+        left_out=() if entries else tuple(entry.id for entry in swift_files.left_out(catalog, chosen)),
+        in_archives=() if drop_in else tuple(entry.id for entry in chosen if entry.lock and entry.lock.archive),
+        written=write,
+    )

@@ -19,6 +19,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from zoo.digests import DigestCache, hash_files
@@ -28,7 +29,7 @@ from zoo.lock import LockedFile
 from zoo.paths import STATE_DIRECTORY, resolve_inside
 from zoo.receipt import Receipt, ReceiptFile, load_receipt
 from zoo.report.sizes import human_bytes
-from zoo.spans import SLOT_BYTES, Spans, read_record
+from zoo.spans import SLOT_BYTES, State, read_record
 
 PARTIAL_DIRECTORY = "partial"
 STAGING_DIRECTORY = "staging"
@@ -177,11 +178,20 @@ def arrived_bytes(partial: Path) -> int:
     """
     size = partial.lstat().st_size
     known = read_ranges(partial)
-    return size if known is None else known[0].within(0, size).total
+    return size if known is None else known.believed(boot_id()).within(0, size).total
 
 
-def read_ranges(partial: Path, size: int | None = None) -> tuple[Spans, int] | None:
-    """What the record beside a partial file says, and its sequence number.
+@cache
+def boot_id() -> str:
+    """Which start of the machine this is; empty where the system does not tell (all but Linux)."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def read_ranges(partial: Path, size: int | None = None) -> State | None:
+    """What the record beside a partial file says.
 
     Args:
         partial: `.zoo/partial/<name>`.

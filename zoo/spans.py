@@ -2,23 +2,26 @@
 
 The record outlives `kill -9` and a power cut at any moment: it is written in turn to one of two slots, each with a
 sequence number and a checksum, so one whole slot is there whatever happens to the other. It is written after the
-bytes it speaks of; what it does not mention is fetched again.
+bytes it speaks of; what it does not mention is fetched again. After a power cut the record may have reached the disk
+and the bytes not: a record from before the machine started is believed as far as the bytes had been flushed.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Self
 
 SLOT_BYTES = 4096
 """Room for one state of the record: one page, so that a kill finds it written or not."""
 
-MOST_SPANS = 100
-"""Spans a slot has room for: two positions of at most sixteen digits each. The file's beginning counts most, so
-those at its end are forgotten first."""
+MOST_SPANS = 55
+"""Spans of each kind a slot has room for: two positions of at most sixteen digits each. The file's beginning counts
+most, so those at its end are forgotten first."""
+
+_SAFE = "safe"
 
 _LARGEST = 10**16 - 1
 
@@ -68,21 +71,41 @@ class Spans:
         return type(self).of((one[1], other[0]) for one, other in pairwise(edges))
 
 
-def record(spans: Spans, size: int, sequence: int) -> tuple[int, bytes]:
-    """One state of the record: where it goes in the record's file, and its bytes.
+@dataclass(frozen=True, slots=True)
+class State:
+    """One state of a record.
 
-    Args:
-        spans: what is there; the first `MOST_SPANS` of them are written down.
+    Attributes:
+        there: what has been written.
         size: bytes the file will have.
         sequence: one more than that of the state before.
+        safe: what has been flushed to the disk.
+        boot: which start of the machine `there` is about; empty if the system does not tell.
     """
-    words = [str(sequence), str(size), *(f"{start}-{end}" for start, end in spans.parts[:MOST_SPANS])]
+
+    there: Spans
+    size: int
+    sequence: int = 0
+    safe: Spans = field(default_factory=Spans)
+    boot: str = ""
+
+    def believed(self, boot: str) -> Spans:
+        """What is on the disk, now that the machine's start is `boot`."""
+        return self.there if boot == self.boot else self.safe
+
+
+def record(state: State) -> tuple[int, bytes]:
+    """Where a state goes in the record's file, and its bytes; of each kind the first `MOST_SPANS` are written down."""
+    there, safe = (
+        [f"{start}-{end}" for start, end in spans.parts[:MOST_SPANS]] for spans in (state.there, state.safe)
+    )
+    words = [str(state.sequence), str(state.size), f"boot:{state.boot}", *there, _SAFE, *safe]
     line = " ".join(words).encode("ascii")
-    return sequence % 2 * SLOT_BYTES, b"%s %08x\n" % (line, zlib.crc32(line))
+    return state.sequence % 2 * SLOT_BYTES, b"%s %08x\n" % (line, zlib.crc32(line))
 
 
-def read_record(data: bytes, size: int | None = None) -> tuple[Spans, int] | None:
-    """The newest whole state of a record, and its sequence number.
+def read_record(data: bytes, size: int | None = None) -> State | None:
+    """The newest whole state of a record.
 
     Args:
         data: the record's file.
@@ -92,22 +115,27 @@ def read_record(data: bytes, size: int | None = None) -> tuple[Spans, int] | Non
         None if no slot is whole.
     """
     found = [state for at in (0, SLOT_BYTES) if (state := _read_slot(data[at : at + SLOT_BYTES], size)) is not None]
-    return max(found, key=lambda state: state[1], default=None)
+    return max(found, key=lambda state: state.sequence, default=None)
 
 
-def _read_slot(data: bytes, size: int | None) -> tuple[Spans, int] | None:
+def _read_slot(data: bytes, size: int | None) -> State | None:
     line, _, checksum = data.partition(b"\n")[0].rpartition(b" ")
     if checksum != b"%08x" % zlib.crc32(line):
         return None
     try:
-        sequence, said, *words = line.decode("ascii").split(" ")
-        intervals = [tuple(map(_position, word.split("-"))) for word in words]
-        if size not in (None, _position(said)):
+        sequence, said, boot, *words = line.decode("ascii").split(" ")
+        if size not in (None, _position(said)) or not boot.startswith("boot:"):
             return None
-        spans = Spans.of((start, end) for start, end in intervals if start < end <= _position(said))
-        return spans, _position(sequence)
+        middle = words.index(_SAFE)
+        there, safe = (_spans(part, _position(said)) for part in (words[:middle], words[middle + 1 :]))
+        return State(there, _position(said), _position(sequence), safe, boot.removeprefix("boot:"))
     except ValueError:
         return None
+
+
+def _spans(words: Iterable[str], size: int) -> Spans:
+    intervals = [tuple(map(_position, word.split("-"))) for word in words]
+    return Spans.of((start, end) for start, end in intervals if start < end <= size)
 
 
 def _position(word: str) -> int:

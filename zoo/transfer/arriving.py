@@ -17,15 +17,18 @@ from typing import Self
 
 from zoo.digests import Digests, Hasher
 from zoo.errors import DiskError
-from zoo.folder import ETAG_SUFFIX, RANGES_SUFFIX, read_ranges
+from zoo.folder import ETAG_SUFFIX, RANGES_SUFFIX, boot_id, read_ranges
 from zoo.plan.parts import PartRule, next_part
-from zoo.spans import Spans, record
+from zoo.spans import Spans, State, record
 
 CATCH_UP_BYTES = 256 << 10
 """Read back at once for the digest; stays in the CPU's second-level cache, as what comes from the network does."""
 
 CATCH_UP_STEPS = 16
 """Such reads between two pieces from the network: no connection stands still for more than 4 MiB of hashing."""
+
+FLUSH_BYTES = 256 << 20
+"""After so many bytes of a file with holes they are flushed, and the record says so: a power cut costs no more."""
 
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]{1,200}"')
 """RFC 9110, 8.8.3. A weak one (`W/"..."`) must not be used with `If-Range`."""
@@ -74,6 +77,9 @@ class Arriving:
         self._received = 0
         self._parts: list[Part] = []
         self._sequence = 0
+        self._safe = Spans()
+        self._unflushed = 0
+        self._flushing = False
         self._record: int | None = None
         self._reader: FileIO | None = None
         # Two locks, taken in this order: what is hashed; what is on disk.
@@ -198,7 +204,29 @@ class Arriving:
                     os.ftruncate(self._handle, self._there.front)
                 raise self._unwritable(error) from None
         self._digest(start, data if gaps.total == len(data) else None)
+        self._flush_sometimes(gaps.total)
         return gaps.total
+
+    def _flush_sometimes(self, count: int) -> None:
+        """Let a power cut cost little. It has to be flushed in the end; meanwhile other connections go on."""
+        with self._guard:
+            self._unflushed += count
+            if self._record is None or self._unflushed < FLUSH_BYTES or self._flushing:
+                return
+            self._flushing, self._unflushed = True, 0
+            there, handle = self._there, os.dup(self._handle)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        finally:
+            os.close(handle)
+            with self._guard:
+                self._flushing = False
+        with self._guard:
+            # Unless everything was thrown away meanwhile.
+            if self._record is not None and there.front <= self._there.front:
+                self._safe = there
 
     def skip(self, count: int) -> None:
         """Bytes travelled that were there before."""
@@ -217,7 +245,7 @@ class Arriving:
                 keep.position, keep.end = 0, self.expected
                 self._parts = [keep]
             os.ftruncate(self._handle, 0)
-            self._there = Spans()
+            self._there = self._safe = Spans()
             self._hasher = Hasher()
             self._forget_record()
             self._etag_path.unlink(missing_ok=True)
@@ -308,10 +336,10 @@ class Arriving:
         size = os.fstat(self._handle).st_size
         known = read_ranges(self.path, self.expected)
         if known is not None:
-            there, self._sequence = known
-            there = there.within(0, size)
+            self._sequence = known.sequence
+            self._safe = known.safe.within(0, size)
             self._record = _open_own(self._ranges_path)
-            return there
+            return known.believed(boot_id()).within(0, size)
         self._ranges_path.unlink(missing_ok=True)
         if size > self.expected:
             os.ftruncate(self._handle, 0)
@@ -340,7 +368,7 @@ class Arriving:
     def _write_record(self) -> None:
         assert self._record is not None
         self._sequence += 1
-        place, line = record(self._there, self.expected, self._sequence)
+        place, line = record(State(self._there, self.expected, self._sequence, self._safe, boot_id()))
         os.lseek(self._record, place, os.SEEK_SET)
         os.write(self._record, line)
 

@@ -216,7 +216,7 @@ def test_a_stop_keeps_every_part_and_the_next_fetch_fills_the_gaps(
         fetcher.fetch(large(hub), tmp_path / "x", _StopAfter(stop, 1_500_000))
     known = read_ranges(tmp_path / "x")
     assert known is not None
-    there = known[0]
+    there = known.there
     assert len(there.parts) > 1
     assert there.total >= 1_500_000
     kept = (tmp_path / "x").read_bytes()
@@ -257,7 +257,7 @@ def test_kill_at_any_moment_loses_at_most_a_piece_of_each_connection(hub: Runnin
         known = read_ranges(tmp_path / "x", file.size)
         if known is None:
             continue
-        there, kept = known[0], (tmp_path / "x").read_bytes()
+        there, kept = known.there, (tmp_path / "x").read_bytes()
         assert all(kept[start:end] == DATA[start:end] for start, end in there)
         assert there.front >= front, "the verified beginning only grows"
         assert there.total >= present
@@ -312,7 +312,7 @@ def test_random_trouble_never_ends_in_wrong_bytes(hub: RunningHub, tmp_path: Pat
                 break
             except ZooError:
                 known = read_ranges(target, len(DATA))
-                assert known is None or known[0].total < len(DATA)
+                assert known is None or known.there.total < len(DATA)
         else:
             pytest.fail(f"seed {seed} does not end well")
         hub.faults.clear()
@@ -354,3 +354,28 @@ def test_no_more_connections_than_jobs(hub: RunningHub, tmp_path: Path, monkeypa
     hub.faults.add(Fault(path="weight", bytes_per_s=2 * SLOW, times=None))
     get(hub, tmp_path / "x", PartRule(connections=3, smallest=100_000, largest=200_000))
     assert most[0] == 3
+
+
+def test_after_a_power_cut_what_was_flushed_counts(
+    hub: RunningHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.transfer.arriving.FLUSH_BYTES", 600_000)
+    hub.faults.add(Fault(path="weight", bytes_per_s=SLOW, times=None))
+    stop = threading.Event()
+    with helped(hub, stop=stop) as fetcher, pytest.raises(Stopped):
+        fetcher.fetch(large(hub), tmp_path / "x", _StopAfter(stop, 2_500_000))
+    hub.faults.clear()
+    known = read_ranges(tmp_path / "x")
+    assert known is not None
+    assert known.there.total >= 2_500_000
+    for place in ("zoo.transfer.arriving.boot_id", "zoo.folder.boot_id"):
+        monkeypatch.setattr(place, lambda: "another start of the machine")
+    kept = arrived_bytes(tmp_path / "x")
+    assert 600_000 <= kept < known.there.total
+    # The record reached the disk, and of the rest nothing did.
+    with (tmp_path / "x").open("r+b") as file:
+        for start, end in known.safe.gaps(0, (tmp_path / "x").stat().st_size):
+            file.seek(start)
+            file.write(bytes(end - start))
+    done = get(hub, tmp_path / "x")
+    assert (done.received, done.resumed) == (len(DATA) - kept, kept)

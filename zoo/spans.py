@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Self
 
@@ -22,6 +22,7 @@ MOST_SPANS = 55
 most, so those at its end are forgotten first."""
 
 _SAFE = "safe"
+_NO_BOOT = "-"
 
 _LARGEST = 10**16 - 1
 
@@ -71,6 +72,10 @@ class Spans:
         return type(self).of((one[1], other[0]) for one, other in pairwise(edges))
 
 
+NOTHING = Spans()
+"""No position."""
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """One state of a record.
@@ -86,7 +91,7 @@ class State:
     there: Spans
     size: int
     sequence: int = 0
-    safe: Spans = field(default_factory=Spans)
+    safe: Spans = NOTHING
     boot: str = ""
 
     def believed(self, boot: str) -> Spans:
@@ -94,14 +99,16 @@ class State:
         return self.there if boot == self.boot else self.safe
 
 
-def record(state: State) -> tuple[int, bytes]:
-    """Where a state goes in the record's file, and its bytes; of each kind the first `MOST_SPANS` are written down."""
-    there, safe = (
-        [f"{start}-{end}" for start, end in spans.parts[:MOST_SPANS]] for spans in (state.there, state.safe)
-    )
-    words = [str(state.sequence), str(state.size), f"boot:{state.boot}", *there, _SAFE, *safe]
+def record(there: Spans, size: int, sequence: int, safe: Spans = NOTHING, boot: str = "") -> tuple[int, bytes]:
+    """Where a `State` goes in the record's file, and its bytes; of each kind the first `MOST_SPANS` are written down.
+
+    A line `sequence size there... safe boot safe... checksum`, the intervals as `start-end`. The app's
+    `ZooArriving.swift` reads it, too.
+    """
+    written, flushed = ([f"{start}-{end}" for start, end in spans.parts[:MOST_SPANS]] for spans in (there, safe))
+    words = [str(sequence), str(size), *written, _SAFE, boot or _NO_BOOT, *flushed]
     line = " ".join(words).encode("ascii")
-    return state.sequence % 2 * SLOT_BYTES, b"%s %08x\n" % (line, zlib.crc32(line))
+    return sequence % 2 * SLOT_BYTES, b"%s %08x\n" % (line, zlib.crc32(line))
 
 
 def read_record(data: bytes, size: int | None = None) -> State | None:
@@ -123,12 +130,13 @@ def _read_slot(data: bytes, size: int | None) -> State | None:
     if checksum != b"%08x" % zlib.crc32(line):
         return None
     try:
-        sequence, said, boot, *words = line.decode("ascii").split(" ")
-        if size not in (None, _position(said)) or not boot.startswith("boot:"):
+        sequence, said, *words = line.decode("ascii").split(" ")
+        if size not in (None, _position(said)):
             return None
         middle = words.index(_SAFE)
-        there, safe = (_spans(part, _position(said)) for part in (words[:middle], words[middle + 1 :]))
-        return State(there, _position(said), _position(sequence), safe, boot.removeprefix("boot:"))
+        boot = words[middle + 1].removeprefix(_NO_BOOT) if middle + 1 < len(words) else ""
+        there, safe = (_spans(part, _position(said)) for part in (words[:middle], words[middle + 2 :]))
+        return State(there, _position(said), _position(sequence), safe, boot)
     except ValueError:
         return None
 

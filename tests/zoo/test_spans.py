@@ -10,6 +10,10 @@ SIZE = 60
 intervals = st.lists(st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)), max_size=12)
 
 
+def write(state: State) -> tuple[int, bytes]:
+    return record(state.there, state.size, state.sequence, state.safe, state.boot)
+
+
 def positions(pairs: object) -> set[int]:
     return {at for start, end in pairs for at in range(start, end)}  # type: ignore[attr-defined]
 
@@ -32,13 +36,13 @@ def test_a_torn_record_gives_the_state_before(history: list[list[tuple[int, int]
     states = [State(Spans.of(pairs), SIZE, number) for number, pairs in enumerate(history)]
     data = bytearray(2 * SLOT_BYTES)
     for state in states:
-        place, line = record(state)
+        place, line = write(state)
         before = bytes(data)
         data[place : place + len(line)] = line
     last = len(states) - 1
     assert read_record(bytes(data), SIZE) == states[last]
     # The last write got no further than `cut` bytes of its line, then noise: the state before is still there.
-    place, line = record(states[last])
+    place, line = write(states[last])
     cut = at % len(line)
     torn = bytearray(before)
     torn[place : place + cut] = line[:cut]
@@ -50,7 +54,7 @@ def test_a_torn_record_gives_the_state_before(history: list[list[tuple[int, int]
 def test_a_record_has_room_for_what_it_may_hold() -> None:
     far = 10**15
     spans = Spans.of((far + 10 * n, far + 10 * n + 1) for n in range(MOST_SPANS + 5))
-    place, line = record(State(spans, 2 * far, 10**15, spans, "0" * 36))
+    place, line = record(spans, 2 * far, 10**15, spans, "0" * 36)
     assert len(line) <= SLOT_BYTES
     kept = Spans(spans.parts[:MOST_SPANS])
     assert read_record(b"\0" * place + line, 2 * far) == State(kept, 2 * far, 10**15, kept, "0" * 36)
@@ -64,7 +68,7 @@ def test_after_a_start_of_the_machine_only_flushed_bytes_are_believed() -> None:
 
 def test_what_is_no_record() -> None:
     state = State(Spans(((0, 5),)), 10, 4)
-    _, line = record(state)
+    _, line = write(state)
     assert read_record(line, 10) == read_record(line) == state
     for data in (b"", b"\n", b"zoo", line[:-2], line.replace(b"5", b"6"), b"\xff" * 9000, line[1:]):
         assert read_record(data, 10) is None

@@ -19,7 +19,7 @@ from zoo.digests import Digests, Hasher
 from zoo.errors import DiskError
 from zoo.folder import ETAG_SUFFIX, RANGES_SUFFIX, boot_id, read_ranges
 from zoo.plan.parts import PartRule, next_part
-from zoo.spans import Spans, State, record
+from zoo.spans import Spans, record
 
 CATCH_UP_BYTES = 256 << 10
 """Read back at once for the digest; stays in the CPU's second-level cache, as what comes from the network does."""
@@ -368,7 +368,7 @@ class Arriving:
     def _write_record(self) -> None:
         assert self._record is not None
         self._sequence += 1
-        place, line = record(State(self._there, self.expected, self._sequence, self._safe, boot_id()))
+        place, line = record(self._there, self.expected, self._sequence, self._safe, boot_id())
         os.lseek(self._record, place, os.SEEK_SET)
         os.write(self._record, line)
 

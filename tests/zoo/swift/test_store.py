@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class App:
     world: World
     swift: Compiler
     program: Path
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def publish(self, endpoint: str | None = None) -> None:
         """Give the app the catalog of the world's locks."""
@@ -73,7 +74,16 @@ class App:
         return done.stderr
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
-        return self.swift.start(self.program, *self.command(*words), place=self.world.root)
+        running = self.swift.start(self.program, *self.command(*words), place=self.world.root)
+        self.started.append(running)
+        return running
+
+    def end(self) -> None:
+        """Nothing outlives the test, whatever became of it."""
+        for running in self.started:
+            if running.poll() is None:
+                os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
 
     def is_gone(self, killed: subprocess.Popen[bytes]) -> None:
         """Wait until a killed program is really gone: the kernel takes its time."""
@@ -82,8 +92,12 @@ class App:
             pass
 
     def partials(self) -> dict[str, int]:
-        place = self.world.folder / ".zoo" / "partial"
-        return {path.name: path.stat().st_size for path in place.glob("*")} if place.is_dir() else {}
+        """Sizes by name; the program may be moving files away meanwhile."""
+        found = {}
+        for path in (self.world.folder / ".zoo" / "partial").glob("*"):
+            with suppress(FileNotFoundError):
+                found[path.name] = path.stat().st_size
+        return found
 
 
 @pytest.fixture
@@ -95,6 +109,7 @@ def app(swift: Compiler, program: Path, tmp_path: Path) -> Iterator[App]:
         app = App(world, swift, program)
         app.publish()
         yield app
+        app.end()
 
 
 def size_of(files: dict[str, bytes]) -> int:

@@ -7,9 +7,11 @@ only thing used of coremltools.
 from __future__ import annotations
 
 import json
-import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any, cast
@@ -36,6 +38,9 @@ from converters.mil.types import Array, DictType, DType, ListType, StateType, Te
 
 Message = Any
 """A protobuf message; the generated classes carry no types."""
+
+_PROTO_PACKAGE = "_converters_mil_proto"
+"""What `coremltools.proto` is called here."""
 
 _UNBOUNDED = -1  # FeatureTypes.proto, SizeRange.upperBound
 
@@ -64,23 +69,25 @@ _IMAGE_CHANNELS = {"GRAYSCALE": 1, "GRAYSCALE_FLOAT16": 1, "RGB": 3, "BGR": 3}
 
 @cache
 def schema(name: str) -> ModuleType:
-    """The generated module `name` of coremltools, e.g. `MIL_pb2`, without the messages its import logs.
+    """The generated module `name` of coremltools, e.g. `MIL_pb2`, without importing coremltools itself.
+
+    That would import torch, which takes seconds; the generated modules need protobuf only. protobuf knows messages by
+    their full name, so the classes are those of `coremltools.proto`, whichever is imported first.
 
     Raises:
         ProgramError: coremltools is not installed.
     """
-    from importlib import import_module
-
-    log = logging.getLogger("coremltools")
-    level = log.level
-    # It warns about the absence of Apple's framework and about library versions; neither matters here.
-    log.setLevel(logging.ERROR)
     try:
-        return import_module(f"coremltools.proto.{name}")
+        found = find_spec("coremltools")
+        if found is None or not found.submodule_search_locations:
+            raise ImportError("No module named 'coremltools'")
+        if _PROTO_PACKAGE not in sys.modules:
+            package = ModuleType(_PROTO_PACKAGE)
+            package.__path__ = [str(Path(folder) / "proto") for folder in found.submodule_search_locations]
+            sys.modules[_PROTO_PACKAGE] = package
+        return import_module(f"{_PROTO_PACKAGE}.{name}")
     except ImportError as error:
         raise ProgramError(f"reading a .mlpackage needs coremltools: {error}") from error
-    finally:
-        log.setLevel(level)
 
 
 def read_mlpackage(path: Path) -> Package:

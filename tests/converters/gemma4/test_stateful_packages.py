@@ -24,7 +24,7 @@ from converters.gemma4.stateful_packages import STATE_PASSES, stateful_functions
 from converters.package import convert, quiet
 from converters.recipe import Job, Parameters, ParameterValue
 from tests.converters.gemma4.test_config import e2b, raw
-from tests.converters.gemma4.test_text_packages import digest, features, half, load
+from tests.converters.gemma4.test_text_packages import assert_size, digest, features, half, load
 from tests.converters.test_package import structure
 
 pytestmark = pytest.mark.convert
@@ -134,6 +134,7 @@ def test_prefill_package_has_the_weights_of_the_chunk(odd_checkpoint: Path, tmp_
     chunk = build(odd_checkpoint, tmp_path, "chunk_4", **last)
     prefill = build(odd_checkpoint, tmp_path, "chunk_4_prefill_T10", length=10, **last)
     assert digest(chunk / WEIGHTS) == digest(prefill / WEIGHTS)
+    assert_size(chunk, odd_checkpoint, None, linear=True)
     description = load(prefill).description
     assert not description.functions
     assert not description.state

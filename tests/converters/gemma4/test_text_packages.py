@@ -18,7 +18,9 @@ from converters.gemma4.config import parse_config
 from converters.gemma4.coverage import known_unused
 from converters.gemma4.decode import build_decode_chunk, build_merged_chunk, chunk_functions, load_chunk
 from converters.gemma4.recipes.text import DECODE_CHUNK, MERGED_CHUNK, TEXT_RECIPES
+from converters.gemma4.sizes import chunk_weight_bytes
 from converters.package import PASSES, convert, quiet
+from converters.palettize import Palettization
 from converters.recipe import Job, ParameterValue
 from tests.converters.test_package import structure
 
@@ -105,7 +107,9 @@ INDICATOR = {"update_indicator": (1, 1, CONTEXT, 3)}
 
 
 def test_chunk1_interface_and_compression(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    spec = load(build(tiny_checkpoint, tmp_path, "chunk1"))
+    package = build(tiny_checkpoint, tmp_path, "chunk1")
+    assert_size(package, tiny_checkpoint, Palettization())
+    spec = load(package)
     decode, verify = spec.description.functions
     assert (decode.name, verify.name) == ("decode_q1", "verify_qK")
     assert spec.description.defaultFunctionName == "decode_q1"
@@ -144,7 +148,9 @@ def test_chunk2_and_3_interfaces(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert not alone.functions
     assert features(alone.input) == half(**CALL, **COMBINED, **ROPE, **SHARED)
     assert features(alone.output) == half(**HIDDEN)
-    merged = load(build(tiny_checkpoint, tmp_path, "chunk2_3way")).description
+    package = build(tiny_checkpoint, tmp_path, "chunk2_3way")
+    assert_size(package, tiny_checkpoint, Palettization())
+    merged = load(package).description
     assert not merged.functions
     assert features(merged.input) == half(**CALL, **COMBINED, **ROPE, **CACHES_IN)
     assert features(merged.output) == half(**HIDDEN, **CACHES_OUT, **SHARED)
@@ -174,6 +180,7 @@ def test_chunk4_and_chunk3_3way_are_the_same_weights(tiny_checkpoint: Path, tmp_
     three = build(tiny_checkpoint, tmp_path, "chunk3_3way")
     alone = build(tiny_checkpoint, tmp_path / "decode-only", "chunk4", verify=0)
     assert digest(four / WEIGHTS) == digest(three / WEIGHTS) == digest(alone / WEIGHTS)
+    assert_size(four, tiny_checkpoint, Palettization())
     decode, verify = load(four).description.functions
     token = {"token_id": ((1,), "int32"), "token_logit": ((1,), "float16")}
     assert features(decode.input) == half(**CALL, **COMBINED, **ROPE, **SHARED)
@@ -186,23 +193,14 @@ def test_chunk4_and_chunk3_3way_are_the_same_weights(tiny_checkpoint: Path, tmp_
     assert features(merged.output) == features(decode.output)
 
 
-def test_weight_file_size_follows_the_formula(tiny_e2b_checkpoint: Path, tmp_path: Path) -> None:
-    """Half a byte per weight and a byte per output channel, plus norms: what a published bundle shows."""
-    package = build(tiny_e2b_checkpoint, tmp_path, "chunk3", verify=0)
-    checkpoint = Checkpoint.open(tiny_e2b_checkpoint)
-    text = parse_config(checkpoint.config).text
-    start, end = text.chunk_boundaries()[2]
-    predicted = 0
-    for layer in range(start, end):
-        inner, queries = text.intermediate_size_of(layer), text.num_attention_heads * text.head_dim_of(layer)
-        hidden, narrow = text.hidden_size, text.hidden_size_per_layer_input
-        matrices = [(queries, hidden), (hidden, queries), (inner, hidden), (inner, hidden), (hidden, inner)]
-        matrices += [(narrow, hidden), (hidden, narrow)]
-        predicted += sum(rows * columns // 2 + rows for rows, columns in matrices)
-        predicted += 2 * (5 * hidden + text.head_dim_of(layer))
+def assert_size(package: Path, checkpoint: Path, scheme: Palettization | None, *, linear: bool = False) -> None:
+    """The weight file is as large as its prediction from the config and the checkpoint's digests."""
+    opened = Checkpoint.open(checkpoint)
+    start, end = map(int, load(package).description.metadata.userDefined["zoo.layers"].split("-"))
+    text = parse_config(opened.config).text
+    predicted = chunk_weight_bytes(text, (start, end + 1), scheme, linear=linear, identity=opened.digest)
     size = (package / WEIGHTS).stat().st_size
-    blobs = 7 * 2 + 6  # per layer; each has a 64-byte record and is aligned to 64 bytes
-    assert predicted <= size <= predicted + (end - start) * blobs * 128 + 64
+    assert size + -size % 64 == predicted, "nothing fills up the end of a file"
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
-"""Provisional locks from the Swift app's hand-written file lists: names and expected sizes, no digests.
+"""Provisional locks of entries that were made before this zoo: names and expected sizes, no digests.
 
     python -m zoo.provisional            write manifests/<entry>.lock.json and docs/provisional-locks.md
     python -m zoo.provisional --check    exit with 1 if they are stale
 
-The lists (nine entries, as they were when this zoo took over) and what is known to be wrong in them are data:
-`tests/data/app_lists.json` and `tests/data/app_lists_corrections.toml`. An entry whose lock has digests is left alone:
-the real lock replaces the provisional one, never the other way round.
+For nine entries the Swift app has a hand-written file list. The lists, as they were when this zoo took over, and what
+is known to be wrong in them are data: `tests/data/app_lists.json` and `tests/data/app_lists_corrections.toml`. What is
+expected of the other entries is in `tests/data/expected_sizes.toml`, see `zoo.expectations`. An entry whose lock has
+digests is left alone: the real lock replaces the provisional one, never the other way round.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import msgspec
 from zoo.catalog import Catalog, Entry, load_catalog
 from zoo.documents import parse_json, read_bytes, write_atomically
 from zoo.errors import InvalidDocument, ZooError
-from zoo.lock import Lock, LockedFile, dump_lock, make_lock
+from zoo.expectations import Expectations, ExpectedPart, expected_files, expected_parts, load_expectations
+from zoo.lock import Lock, LockedArchive, LockedFile, dump_lock, make_lock
 from zoo.manifest import manifest_digest
 from zoo.paths import path_pattern
 from zoo.plan.lock import assign, borrowed_weights
@@ -32,6 +34,7 @@ ROOT = Path(__file__).parent.parent
 
 LISTS = "tests/data/app_lists.json"
 CORRECTIONS = "tests/data/app_lists_corrections.toml"
+EXPECTED = "tests/data/expected_sizes.toml"
 PAGE = "docs/provisional-locks.md"
 
 NOT_LISTED = "the app links it, after its download, from"
@@ -180,15 +183,49 @@ def documents(catalog: Catalog, root: Path) -> dict[Path, bytes]:
     """
     corrections = load_corrections(root / CORRECTIONS)
     found: dict[Path, bytes] = {}
+    locks: dict[str, Lock] = {}
     sections = []
     lists = load_lists(root / LISTS)
     for entry in sorted((catalog.get(name) for name in lists), key=lambda entry: entry.manifest.order):
-        lock, changes = provisional_lock(entry, lists[entry.id], corrections)
-        sections.append(_section(entry, len(lists[entry.id]), lock, changes))
-        if not _has_real_lock(entry):
+        locks[entry.id], changes = provisional_lock(entry, lists[entry.id], corrections)
+        sections.append(_section(entry, len(lists[entry.id]), locks[entry.id], changes))
+    expectations = load_expectations(root / EXPECTED)
+    sections.append(_OTHERS)
+    others = sorted(map(catalog.get, expectations.entries()), key=lambda entry: (entry.manifest.order, entry.id))
+    for entry in others:
+        lock, parts = _expected_lock(catalog, entry.id, expectations, locks)
+        sections.append(_expected_section(entry, lock, parts, expectations))
+    for name, lock in locks.items():
+        if not _has_real_lock(entry := catalog.get(name)):
             found[entry.lock_file] = dump_lock(lock)
     found[root / PAGE] = "\n\n".join([_INTRODUCTION, *sections]).encode() + b"\n"
     return found
+
+
+def _expected_lock(
+    catalog: Catalog, name: str, expectations: Expectations, locks: dict[str, Lock]
+) -> tuple[Lock, tuple[ExpectedPart, ...]]:
+    """The provisional lock of an entry without a list; `locks` gets it and those that it rests on."""
+
+    def lock_of(other: str) -> tuple[Entry, Lock | None]:
+        if other not in locks and other in expectations.entries():
+            _expected_lock(catalog, other, expectations, locks)
+        return catalog.get(other), locks.get(other)
+
+    entry = catalog.get(name)
+    parts = expected_parts(entry, expectations, lock_of)
+    files = list(expected_files(parts))
+    files += borrowed_weights(entry, files)
+    assignment = assign(entry, [file.path for file in files])
+    if assignment.missing:
+        raise InvalidDocument(f"{entry.id}: nothing is known of {', '.join(assignment.missing)}")
+    archive = expectations.archive_of(name)
+    url = entry.manifest.archive.url if entry.manifest.archive is not None else None
+    if (archive is None) != (url is None):
+        raise InvalidDocument(f"{entry.id}: only an entry that is one zip file has the size of one")
+    locked = LockedArchive(url=url, size=archive.size) if archive is not None and url is not None else None
+    locks[name] = make_lock(entry.id, manifest_digest(entry.manifest), files, archive=locked)
+    return locks[name], parts
 
 
 def _has_real_lock(entry: Entry) -> bool:
@@ -202,13 +239,20 @@ _INTRODUCTION = """# Provisional locks
 
 <!-- Written by `python -m zoo.provisional`; a test checks that it is current. -->
 
-Nine entries were published before this zoo existed, and their digests can only come from the Hub. Until somebody runs
-`zoo lock ENTRY --from-hub`, their locks are *provisional*: the files that the Swift app's hand-written lists name,
-with the sizes they expect. Such a lock can be shown, compared and planned with; it names no place to fetch from,
-because a branch is not a place.
+All entries were made before this zoo existed, and their digests can only come from the Hub, or from a folder that has
+them. Until somebody runs `zoo lock ENTRY --from-hub` or `--from DIR`, or `zoo push ENTRY`, their locks are
+*provisional*: which files there are, with the sizes they are expected to have. Such a lock can be shown, compared and
+planned with; it names no place to fetch from, because a branch is not a place.
 
-The lists are in `tests/data/app_lists.json` as they were. What is known to be wrong in them is below and in
-`tests/data/app_lists_corrections.toml`. All other sizes are the app's; many are rounded."""
+For nine entries the Swift app has hand-written lists. They are in `tests/data/app_lists.json` as they were. What is
+known to be wrong in them is below and in `tests/data/app_lists_corrections.toml`. All other sizes are the app's; many
+are rounded."""
+
+_OTHERS = """# Entries without a list
+
+Their files are those that the manifests name; optional components of which nothing is known are left out. Sizes are
+those of components with the same bytes or the same shapes, and a few that are written down in
+`tests/data/expected_sizes.toml`."""
 
 
 def _section(entry: Entry, listed: int, lock: Lock, changes: Iterable[Change]) -> str:
@@ -224,6 +268,14 @@ def _section(entry: Entry, listed: int, lock: Lock, changes: Iterable[Change]) -
     if rows:
         lines += ["", "| file | app's list | lock | why |", "|---|--:|--:|---|", *rows]
     return "\n".join(lines)
+
+
+def _expected_section(entry: Entry, lock: Lock, parts: Iterable[ExpectedPart], expectations: Expectations) -> str:
+    lines = [f"## {entry.id}", "", f"{len(lock.files)} files in the lock, {lock.size:,} bytes."]
+    if (archive := expectations.archive_of(entry.id)) is not None:
+        lines += ["", f"The zip file has {archive.size:,} bytes: {archive.reason}."]
+    rows = [f"| {part.component} | {len(part.sizes)} | {part.size:,} | {part.reason} |" for part in parts]
+    return "\n".join([*lines, "", "| component | files | bytes | how that is known |", "|---|--:|--:|---|", *rows])
 
 
 def _bytes(size: int | None) -> str:

@@ -228,6 +228,8 @@ def page(catalog: Catalog, root: Path) -> bytes:
             listed = lists[model.id]
             differing = compare_files(catalog.get(model.id), listed, model, corrections)
             sections.append(_files_section(by_id[model.id], listed, differing))
+        elif model.files:
+            sections.append(_unlisted_section(model))
     return ("\n\n".join(sections) + "\n").encode()
 
 
@@ -271,6 +273,15 @@ def _files_section(model: DropInModel, listed: Sequence[ListedFile], differing: 
     if rows:
         lines += ["", "| file | app | drop-in | why |", "|---|--:|--:|---|", *rows]
     return "\n".join(lines)
+
+
+def _unlisted_section(model: DropInModel) -> str:
+    size = sum(file.size for file in model.files)
+    return (
+        f"## {model.id}\n\n"
+        f"{len(model.files)} files in the drop-in list, {size:,} bytes. The app has no list of it: its chain of ids\n"
+        "ends with gemma4-e2b's, so it asks this repo for files that are not there."
+    )
 
 
 def _text(value: str | int | None) -> str:

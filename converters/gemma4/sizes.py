@@ -71,8 +71,8 @@ def chunk_weight_bytes(
 def weight_file_bytes(blobs: Iterable[Blob]) -> int:
     """Size of a weight file with these blobs.
 
-    Nothing fills up the end of a file: where its last blob is no multiple of 64 bytes, as in models of odd widths, it is
-    up to 63 bytes smaller.
+    Nothing fills up the end of a file: where its last blob is no multiple of 64 bytes, as in models of odd widths,
+    it is up to 63 bytes smaller.
     """
     return ALIGNMENT + sum(ALIGNMENT + math.ceil(blob.size / ALIGNMENT) * ALIGNMENT for blob in set(blobs))
 

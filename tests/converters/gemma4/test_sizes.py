@@ -18,7 +18,7 @@ FORMULA = {
     "E2B": (155_425_536, 133_953_280, 325_275_136, 526_866_944),
     "E4B": (585_953_280, 572_179_456, 412_733_184, 753_790_208),
 }
-"""Half a byte per weight, a byte per output channel, two per element of a norm, by chunk; nothing for the container."""
+"""Half a byte per weight, a byte per output channel, two bytes per element of a norm; nothing for the container."""
 
 PUBLISHED = {
     "E2B": (155_436_864, 133_963_968, 325_282_880, 526_874_880),
@@ -55,7 +55,7 @@ def predicted(text: TextConfig, layers: Range, *, linear: bool = False) -> int:
 
 def formula(text: TextConfig, start: int, end: int) -> int:
     """Written down anew, after the description in words."""
-    hidden, narrow, total = text.hidden_size, text.hidden_size_per_layer_input, 0
+    hidden, narrow = text.hidden_size, text.hidden_size_per_layer_input
     matrices, norms = [], []
     for layer in range(start, end):
         inner, head = text.intermediate_size_of(layer), text.head_dim_of(layer)

@@ -112,7 +112,7 @@ def make_checkpoint(directory: Path, *, size: str | Size = "e4b-small", seed: in
     chosen = SIZES[size] if isinstance(size, str) else size
     _save_model(directory, chosen, seed)
     vocabulary.save_tokenizer(directory, chosen.vocab)
-    _save_processors(directory)
+    save_processors(directory)
     for path in directory.iterdir():
         path.chmod(0o644)  # safetensors writes private files
     return directory
@@ -180,7 +180,7 @@ def _save_model(directory: Path, size: Size, seed: int) -> None:
     with torch.no_grad():
         for name, value in model.state_dict().items():
             if name != "lm_head.weight" or not size.tied:
-                drawn = _values(name, tuple(value.shape), seed)
+                drawn = draw(name, tuple(value.shape), seed)
                 value.copy_(torch.from_numpy(drawn).reshape(value.shape))
     model.generation_config = GenerationConfig(
         bos_token_id=vocabulary.BOS,
@@ -200,14 +200,18 @@ def _save_model(directory: Path, size: Size, seed: int) -> None:
             logging.enable_progress_bar()
 
 
-def _values(name: str, shape: tuple[int, ...], seed: int) -> npt.NDArray[np.float32]:
-    """Random values of a magnitude that suits the tensor, decided by its name, its shape and the seed alone."""
+def draw(name: str, shape: tuple[int, ...], seed: int) -> npt.NDArray[np.float32]:
+    """Random values of a magnitude that suits the tensor, decided by its name, its shape and the seed alone.
+
+    Returns:
+        As many values as `shape` has, in one dimension.
+    """
     import numpy as np
 
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     random = np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
     normal = random.standard_normal(math.prod(shape), dtype=np.float32)
-    leaf = name.removesuffix(".weight").rpartition(".")[2]
+    leaf = _leaf(name)
     if leaf == "layer_scalar":
         return random.uniform(0.85, 1.0, normal.size).astype(np.float32)
     if leaf in ("input_max", "output_max", "input_min", "output_min"):
@@ -218,18 +222,29 @@ def _values(name: str, shape: tuple[int, ...], seed: int) -> npt.NDArray[np.floa
         return QK_NORM_SCALE * (1 + 0.1 * normal)
     if len(shape) == 1 and "norm" in leaf:
         return 1 + 0.1 * normal
-    if leaf == "embed_tokens":
-        return normal * (2 / math.sqrt(shape[1]))  # logits of about 2, well inside the softcap
-    if leaf == "embed_tokens_per_layer":
-        return normal * 0.2  # about 1 after the model's scaling by sqrt(per-layer width)
-    if leaf == "position_embedding_table":
-        return normal * 0.5
     if len(shape) == 1:  # audio per_dim_scale, output_proj.bias
         return normal * 0.1
-    return normal / math.sqrt(math.prod(shape[1:]))
+    return normal * spread(name, shape)
 
 
-def _save_processors(directory: Path) -> None:
+def spread(name: str, shape: tuple[int, ...]) -> float:
+    """Standard deviation of the values of a matrix or of a tensor of higher rank."""
+    match _leaf(name):
+        case "embed_tokens":
+            return 2 / math.sqrt(shape[1])  # logits of about 2, well inside the softcap
+        case "embed_tokens_per_layer":
+            return 0.2  # about 1 after the model's scaling by sqrt(per-layer width)
+        case "position_embedding_table":
+            return 0.5
+        case _:
+            return 1 / math.sqrt(math.prod(shape[1:]))
+
+
+def _leaf(name: str) -> str:
+    return name.removesuffix(".weight").rpartition(".")[2]
+
+
+def save_processors(directory: Path) -> None:
     """`processor_config.json` and `preprocessor_config.json` with the real model's values.
 
     Written by hand: Gemma4Processor cannot be built without torchvision.

@@ -7,6 +7,7 @@ The low ids are the real model's: pad 0, eos 1, bos 2, unk 3, tool response 50, 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 PAD, EOS, BOS, UNK, MASK = 0, 1, 2, 3, 4
@@ -76,16 +77,17 @@ def multimodal_ids(vocab_size: int) -> dict[str, int]:
     return {kind: first + offset for offset, (kind, _) in enumerate(_MULTIMODAL)}
 
 
-def save_tokenizer(directory: Path, vocab_size: int) -> None:
+def save_tokenizer(directory: Path, vocab_size: int, markers: Mapping[str, int] | None = None) -> None:
     """Trains and writes `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`.
 
     Args:
         directory: existing.
         vocab_size: at least about 800, so that every letter of the training text fits.
+        markers: ids of the multimodal markers, `multimodal_ids(vocab_size)` by default.
     """
     from transformers import GemmaTokenizer
 
-    vocab, merges = _train(vocab_size)
+    vocab, merges = _train(vocab_size, markers or multimodal_ids(vocab_size))
     tokenizer = GemmaTokenizer(
         vocab=vocab,
         merges=merges,
@@ -98,11 +100,12 @@ def save_tokenizer(directory: Path, vocab_size: int) -> None:
     tokenizer.save_pretrained(directory)
 
 
-def _train(vocab_size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _train(vocab_size: int, markers: Mapping[str, int]) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """The vocabulary, every id taken, and the merges in order."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    room = vocab_size - FIRST_WORD - len(_MULTIMODAL)
+    # In the real vocabulary there are words between the markers and after them; here just what nobody uses.
+    room = min(markers.values()) - FIRST_WORD
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
     tokenizer.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
@@ -114,8 +117,9 @@ def _train(vocab_size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
     tokens = [_CONTROL.get(number, f"<unused{number}>") for number in range(FIRST_BYTE)]
     tokens += [f"<0x{byte:02X}>" for byte in range(256)]
     tokens += words
-    tokens += [f"<unused{number}>" for number in range(len(tokens), vocab_size - len(_MULTIMODAL))]
-    tokens += [token for _, token in _MULTIMODAL]
-    if len(tokens) != vocab_size:
+    tokens += [f"<unused{number}>" for number in range(len(tokens), vocab_size)]
+    if len(tokens) != vocab_size or len(words) > room:
         raise ValueError(f"a vocabulary of {vocab_size} is too small for {len(words)} letters")
+    for kind, token in _MULTIMODAL:
+        tokens[markers[kind]] = token
     return {token: number for number, token in enumerate(tokens)}, [(a, b) for a, b in model["merges"]]

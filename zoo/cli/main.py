@@ -22,6 +22,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("diff", "Compare entries, locks and folders, in bytes."),
     ("shared", "Show what is stored twice, and what sharing would save."),
     ("build", "Convert a checkpoint into a bundle."),
+    ("synth", "Make a checkpoint of random weights, full size."),
     ("compile", "Compile a build's packages, on a Mac."),
     ("lock", "Write down which bytes an entry is."),
     ("verify", "Check that installed bytes are what their lock says."),

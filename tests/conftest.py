@@ -1,7 +1,9 @@
 """What holds for every test."""
 
 import signal
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # Time limits per example would make the outcome depend on how busy the machine is, and random examples on luck;
@@ -14,3 +16,19 @@ settings.load_profile("unhurried")
 # interrupt a command would then wait for nothing.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+ROOT = Path(__file__).parent
+
+TOGETHER = ("converters/parity", "converters/check", "zoo/faults", "zoo/swift")
+"""Directories whose tests share what takes long to make; one process of `pytest -n` runs them all."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tell pytest-xdist (`--dist loadgroup`) which tests belong together: those of a file, or of a directory."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item.path.relative_to(ROOT).as_posix())))
+
+
+def _group(path: str) -> str:
+    return next((directory for directory in TOGETHER if path.startswith(f"{directory}/")), path)

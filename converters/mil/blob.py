@@ -52,6 +52,17 @@ _DTYPES = {
     17: DType.FP8E5M2,
 }
 
+_NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
+
+
+def blob_number(dtype: DType) -> int:
+    """The number of an element type in a record.
+
+    Raises:
+        KeyError: weight files do not hold this type.
+    """
+    return _NUMBERS[dtype]
+
 
 @dataclass(frozen=True, slots=True)
 class Blob:

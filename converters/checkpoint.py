@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
 
 ITEM_BYTES: Mapping[str, int] = MappingProxyType(
     {
@@ -63,6 +64,11 @@ _TORCH_NAMES: Mapping[str, str] = MappingProxyType(
         "F64": "float64",
     }
 )
+
+ADAPTER_NAMES = ("base_model.", ".lora_A.", ".lora_B.")
+"""Parts of the names that PEFT gives to the tensors of a model with an adapter."""
+
+MERGE = "merge it into the model first (PEFT: merge_and_unload, then save_pretrained)"
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors reference implementation
 MAX_JSON_BYTES = 64 << 20  # config and index of the largest public models are far below this
@@ -356,6 +362,8 @@ def _read_shards(directory: Path) -> dict[str, TensorInfo]:
         return _read_header(directory, SINGLE_FILE)
     index_path = directory / INDEX_FILE
     if not index_path.is_file():
+        if (directory / ADAPTER_FILE).is_file():
+            raise RecipeError(f"{directory} has {ADAPTER_FILE} and no model; {MERGE}")
         raise RecipeError(f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}")
     shard_of = _read_index(index_path)
     tensors: dict[str, TensorInfo] = {}
@@ -449,6 +457,11 @@ def _check_layout(path: Path, tensors: Iterable[TensorInfo], data_start: int, si
 
 def _detect_scheme(names: Iterable[str], directory: Path) -> _Scheme:
     names = list(names)
+    adapter = next((name for name in names if any(part in name for part in ADAPTER_NAMES)), None)
+    if adapter is not None:
+        raise RecipeError(
+            f"{directory}: {adapter} belongs to a LoRA adapter or a model with one that is not merged; {MERGE}"
+        )
     found = [scheme for scheme in _SCHEMES if any(name.startswith(scheme.marker) for name in names)]
     if not found:
         example = f", e.g. {names[0]}" if names else ""

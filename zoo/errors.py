@@ -103,6 +103,13 @@ class MissingExtra(ZooError):
     meaning = "an optional part of zoo is not installed"
 
 
+class UnusableBundle(ZooError):
+    """A folder cannot be run: a model or a sidecar is missing, damaged, or does not fit the others."""
+
+    exit_code = 12
+    meaning = "a bundle cannot be run: a file is missing, damaged, or does not fit the others"
+
+
 INTERRUPTED_EXIT_CODE = 130
 """128 + SIGINT, what shells use."""
 

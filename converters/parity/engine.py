@@ -7,8 +7,8 @@ causal everywhere, image spans included: that is what E2B and E4B do in transfor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +34,12 @@ class Choice:
     Attributes:
         token: the most likely next token.
         logit: its softcapped logit.
+        logits: `(vocabulary,)` float32, softcapped, if the last chunk gives them.
     """
 
     token: int
     logit: float
+    logits: Array | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +125,17 @@ class Engine:
             RecipeError: the chunks disagree with `model_config.json` or with each other.
         """
         self.sidecars = sidecars
-        self.position = 0
         self._chunks, self._verifiers = dict(chunks), dict(verifiers or {})
         self.prefill = prefill
         self._zero_placeholders = zero_placeholders
         for name, runner in [*self._chunks.items(), *self._verifiers.items()]:
             self._check(name, runner)
+        self._caches: dict[str, dict[str, Array]] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts another conversation: empty caches."""
+        self.position = 0
         self._caches = {
             name: {item: np.zeros(shape, np.float16) for item, shape in runner.inputs.items() if item.endswith("_in")}
             for name, runner in self._chunks.items()
@@ -141,15 +148,17 @@ class Engine:
         load: Load,
         chunks: Sequence[str] = FOUR_CHUNKS,
         *,
+        prefill: bool = False,
         verify: bool = False,
         zero_placeholders: bool = False,
     ) -> Engine:
-        """Opens a bundle folder. If it has a `prefill_chunk1`, then prompts are prefilled, as in the app.
+        """Opens a bundle folder.
 
         Args:
             folder: packages and sidecars.
             load: opens a package, see `converters.parity.runner`.
             chunks: `FOUR_CHUNKS` or `THREE_CHUNKS`.
+            prefill: run prompts through the folder's prefill chunks.
             verify: open the chunks' `verify_qK` as well.
             zero_placeholders: see `__init__`.
 
@@ -157,21 +166,27 @@ class Engine:
             RecipeError: a file is missing, damaged, or does not fit the others.
         """
         sidecars = read_sidecars(folder)
-        prefills = any((folder / f"{PREFILL_CHUNKS[0]}{suffix}").exists() for suffix in (".mlpackage", ".mlmodelc"))
         return cls(
             sidecars,
             {name: load(name, None) for name in chunks},
             {name: load(name, VERIFY) for name in chunks} if verify else None,
-            Prefill({name: load(name, None) for name in PREFILL_CHUNKS}, sidecars.settings) if prefills else None,
+            Prefill({name: load(name, None) for name in PREFILL_CHUNKS}, sidecars.settings) if prefill else None,
             zero_placeholders=zero_placeholders,
         )
 
-    def prompt(self, positions: Sequence[Position], images: Sequence[range] = ()) -> Choice:
+    def prompt(
+        self,
+        positions: Sequence[Position],
+        images: Sequence[range] = (),
+        *,
+        on_position: Callable[[int], None] = lambda _: None,
+    ) -> Choice:
         """Takes in a prompt: as much as the prefill chunks take, the rest one by one; what follows it.
 
         Args:
             positions: the prompt.
             images: positions that see each other in both directions, as far as they are prefilled.
+            on_position: told how many positions are done.
 
         Raises:
             RecipeError: the prompt is empty, the context is full, or prefill is not the first thing that happens.
@@ -184,8 +199,10 @@ class Engine:
             if self.position:
                 raise RecipeError(f"prefill starts a conversation; there are {self.position} positions already")
             choice = self._run_prefill(self.prefill, positions[:count], images)
-        for position in positions[count:]:
+            on_position(count)
+        for done, position in enumerate(positions[count:], start=count + 1):
             choice = self.step(position)
+            on_position(done)
         assert choice is not None
         return choice
 
@@ -203,7 +220,7 @@ class Engine:
             for item, old in cache.items():
                 cache[item] = _appended(old, item, rows[item.removesuffix("_in")], self.position)
         self.position = len(positions)
-        return Choice(result.token, result.logit)
+        return Choice(result.token, result.logit, logits=result.logits)
 
     def run(self, positions: Sequence[Position]) -> list[Prediction]:
         """Decodes a sequence; one prediction for each position."""
@@ -224,7 +241,7 @@ class Engine:
         self.position += 1
         last = results[next(reversed(results))]
         hidden = last["hidden_states_out"].astype(np.float32).reshape(-1)
-        return Prediction(int(last["token_id"][0]), float(last["token_logit"][0]), hidden)
+        return Prediction(int(last["token_id"][0]), float(last["token_logit"][0]), hidden, logits=logits_of(last))
 
     def verify(self, tokens: Sequence[int]) -> tuple[list[int], dict[str, Mapping[str, Array]]]:
         """Checks drafted tokens; nothing is kept until `commit`.
@@ -272,6 +289,12 @@ class Engine:
         ):
             if (found := runner.inputs[item][-1]) != size:
                 raise RecipeError(f"{name}: {item} is {found} wide, but {key} in model_config.json is {size}")
+
+
+def logits_of(outputs: Mapping[str, Array]) -> Array | None:
+    """What a last chunk that was built with `head = "logits"` says about its last position."""
+    found = outputs.get("logits")
+    return None if found is None else found.astype(np.float32).reshape(-1, found.shape[-1])[-1]
 
 
 def _appended(cache: Array, name: str, rows: Array, position: int) -> Array:

@@ -1,32 +1,72 @@
-"""Opens whatever bundle lies in a folder, by what is in it, as the app does."""
+"""Opens the models of a bundle that were chosen for it: `zoo.routing` decides which, as the app would."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from converters.errors import RecipeError
-from converters.parity.engine import FOUR_CHUNKS, THREE_CHUNKS, Engine
-from converters.parity.runner import MilRunner, load_with_mil
-from converters.parity.stateful import StatefulEngine, stateful_folder
+from converters.parity.engine import Engine
+from converters.parity.prefill import Prefill
+from converters.parity.runner import AnyRunner, OpenModel
+from converters.parity.sidecars import read_sidecars
+from converters.parity.stateful import StatefulEngine
 
-LoadFrom = Callable[[Path], Callable[[str, str | None], MilRunner]]
+AnyEngine = Engine | StatefulEngine
 
 
-def open_engine(folder: Path, load_from: LoadFrom = load_with_mil) -> Engine | StatefulEngine:
-    """Opens a bundle: stateful chunks if there are any, else the three-chunk form if it is complete, else the four.
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which models of a folder are used for what, by name in the order of their use.
+
+    Attributes:
+        folder: where the sidecars are.
+        stateful: whether the chunks keep their caches themselves.
+        decoder: chunks that decode.
+        prefill: chunks that prompts go through; none if they are decoded like everything else.
+        image: what turns pixels into features.
+        video: the same for frames of videos.
+        audio: the same for sound.
+    """
+
+    folder: Path
+    stateful: bool
+    decoder: Mapping[str, Path]
+    prefill: Mapping[str, Path] = field(default_factory=dict)
+    image: Path | None = None
+    video: Path | None = None
+    audio: Path | None = None
+
+
+def open_engine(chosen: Chosen, open_model: OpenModel, *, zero_placeholders: bool = False) -> AnyEngine:
+    """Opens the chunks of a bundle and its sidecars.
 
     Args:
-        folder: a bundle.
-        load_from: gives what opens the packages of a folder.
+        chosen: which.
+        open_model: the backend.
+        zero_placeholders: give positions with features no per-layer embedding, as the app's engines do.
 
     Raises:
-        RecipeError: no known form is complete, or a file is damaged or does not fit the others.
+        RecipeError: a file is missing, damaged, or does not fit the others.
+        ProgramError: a model cannot be read.
     """
-    inside = stateful_folder(folder)
-    if inside is not None:
-        return StatefulEngine.open(inside, load_from(inside))
-    for chunks in (THREE_CHUNKS, FOUR_CHUNKS):
-        if all((folder / f"{name}.mlpackage").exists() for name in chunks):
-            return Engine.open(folder, load_from(folder), chunks)
-    raise RecipeError(f"{folder}: has neither the three nor the four chunks of a bundle, nor stateful ones")
+    if not chosen.decoder:
+        raise RecipeError(f"{chosen.folder}: no chunks to decode with")
+    places = {**chosen.decoder, **chosen.prefill}
+
+    def load(name: str, function: str | None) -> AnyRunner:
+        return open_model(places[name], function, "cpu-ane")
+
+    if chosen.stateful:
+        return StatefulEngine.open(
+            chosen.folder, load, tuple(chosen.decoder), tuple(chosen.prefill), zero_placeholders=zero_placeholders
+        )
+    sidecars = read_sidecars(chosen.folder)
+    prefill = {name: load(name, None) for name in chosen.prefill}
+    return Engine(
+        sidecars,
+        {name: load(name, None) for name in chosen.decoder},
+        prefill=Prefill(prefill, sidecars.settings) if prefill else None,
+        zero_placeholders=zero_placeholders,
+    )

@@ -31,11 +31,13 @@ class Prefilled:
         logit: its softcapped logit.
         rows: for the first and the second chunk with caches: new rows `(slots, heads, positions, head_dim)` by the
             cache's name, e.g. `K_sliding`.
+        logits: `(vocabulary,)` float32, softcapped, if the last chunk gives them.
     """
 
     token: int
     logit: float
     rows: tuple[Mapping[str, Array], Mapping[str, Array]]
+    logits: Array | None = None
 
 
 def image_spans(ids: Sequence[int], placeholders: Sequence[int]) -> list[range]:
@@ -176,7 +178,8 @@ class Prefill:
             {cache: np.concatenate([outputs[item] for item in items])[:, :, :count] for cache, items in slots.items()}
             for outputs, slots in zip((first, second), self._slots, strict=True)
         )
-        return Prefilled(int(final["token_id"][0]), float(final["token_logit"][0]), (rows[0], rows[1]))
+        logits = None if "logits" not in final else final["logits"].astype(np.float32).reshape(-1)
+        return Prefilled(int(final["token_id"][0]), float(final["token_logit"][0]), (rows[0], rows[1]), logits)
 
 
 def _padded(rows: Array, length: int) -> Array:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from converters.mil.plan import Arithmetic
 from converters.mil.runtime import Model, State
 from converters.mil.types import Array
+from converters.mil.weights import Policy
+
+Units = Literal["any", "cpu", "cpu-gpu", "cpu-ane"]
+"""Units of an Apple machine that a model may be put on."""
 
 
 class Runner(Protocol):
@@ -107,21 +111,53 @@ LoadStateful = Callable[[str, str | None], StatefulRunner]
 """As `Load`, for models that may have states."""
 
 
-def load_with_mil(folder: Path, arithmetic: Arithmetic = "fp32") -> Callable[[str, str | None], MilRunner]:
-    """Opens the packages of a folder; functions of one package share their weights.
+class AnyRunner(StatefulRunner, Runner, Protocol):
+    """One function of a model, with or without states, as backends give it."""
 
-    Args:
-        folder: a bundle.
-        arithmetic: see `Model`: `fp32` for what the program means, `fp16` for what that precision leaves of it.
-    """
-    opened: dict[str, Model] = {}
 
-    def load(component: str, function: str | None) -> MilRunner:
-        known = opened.get(component)
+class OpenModel(Protocol):
+    """A backend: opens models."""
+
+    def __call__(self, path: Path, function: str | None = None, units: Units = "any") -> AnyRunner:
+        """Opens one function of the `.mlpackage` or `.mlmodelc` at `path`; None for the default one.
+
+        Args:
+            path: the model's folder.
+            function: its name.
+            units: which of the machine's units the app has such a model use; a hint.
+        """
+
+
+class MilModels:
+    """Opens models with `converters.mil`; functions of one package share their weights."""
+
+    def __init__(self, arithmetic: Arithmetic = "fp32", weights: Policy = "keep") -> None:
+        """Opens nothing yet.
+
+        Args:
+            arithmetic: see `Model`: `fp32` for what the program means, `fp16` for what that precision leaves of it.
+            weights: see `Model`.
+        """
+        self._arithmetic, self._weights = arithmetic, weights
+        self._opened: dict[Path, Model] = {}
+
+    def __call__(self, path: Path, function: str | None = None, units: Units = "any") -> MilRunner:
+        """Opens one function; `units` do not matter here."""
+        del units
+        known = self._opened.get(path)
         if known is None:
-            known = opened[component] = Model(folder / f"{component}.mlpackage", function, arithmetic=arithmetic)
+            known = self._opened[path] = Model(path, function, arithmetic=self._arithmetic, weights=self._weights)
         elif (function or known.package.default) != known.function_name:
             known = known.with_function(function or known.package.default)
         return MilRunner(known)
 
-    return load
+
+def load_with_mil(folder: Path, arithmetic: Arithmetic = "fp32") -> Callable[[str, str | None], MilRunner]:
+    """Opens the packages of a folder by component.
+
+    Args:
+        folder: a bundle.
+        arithmetic: see `MilModels`.
+    """
+    models = MilModels(arithmetic)
+    return lambda component, function: models(folder / f"{component}.mlpackage", function)

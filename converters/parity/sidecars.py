@@ -150,7 +150,7 @@ def read_sidecars(folder: Path) -> Sidecars:
     rows, hidden, width = settings.vocab_size, settings.hidden_size, settings.per_layer_width
     return Sidecars(
         settings=settings,
-        tokens=parse_config(_read_json(folder / "hf_model" / "config.json")).text.tokens,
+        tokens=parse_config(read_json(folder / "hf_model" / "config.json")).text.tokens,
         embeddings=_read_table(folder, "embed_tokens", (rows, hidden), settings.embed_scale),
         per_layer=_read_table(folder, "embed_tokens_per_layer", (rows, width), settings.per_layer_embed_scale),
         rope=RopeTables(
@@ -169,7 +169,7 @@ def read_settings(folder: Path) -> Settings:
     Raises:
         RecipeError: the file or a key is missing, or of another type.
     """
-    fields = Fields(_read_json(folder / "model_config.json"), "model_config.json")
+    fields = Fields(read_json(folder / "model_config.json"), "model_config.json")
     layers, types = fields.count("num_layers"), fields.get("layer_types")
     if not isinstance(types, list) or len(types) != layers or any(item not in LAYER_TYPES for item in types):
         raise RecipeError(f"model_config.json: layer_types must be a list of {layers}: {' or '.join(LAYER_TYPES)}")
@@ -206,7 +206,12 @@ def read_audio_projection(folder: Path) -> AudioProjection:
     return AudioProjection(output, bias, embed, settings.rms_norm_eps)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        RecipeError: it cannot be read, or is something else.
+    """
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

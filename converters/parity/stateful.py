@@ -1,14 +1,13 @@
 """Drives a bundle's stateful chunks the way the app's engines do.
 
-A folder with stateful chunks keeps them in a subfolder, with the sidecars. What is in there decides, as in the app:
-three chunks or four, and whether prompts go through `prefill_T288/` (whose models have states of their own, copied
-to and fro), through a `prefill_bN` function that all chunks have, or one by one.
+Prompts go through the models of `prefill_T288/` if there are any (they have states of their own, copied to and fro),
+else through a `prefill_bN` function that all chunks have, else one by one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,19 +15,16 @@ import numpy as np
 
 from converters.errors import RecipeError
 from converters.mil.types import Array
-from converters.parity.engine import HIDDEN, Prediction, full_mask
+from converters.parity.engine import HIDDEN, Prediction, full_mask, logits_of
 from converters.parity.runner import LoadStateful, StatefulRunner, States
 from converters.parity.sidecars import Position, Sidecars, read_sidecars
 
-SUBFOLDER = "gemma4_e2b_stateful_chunks"
-"""Where the chunks are, in bundles of E4B too."""
-
-FOLDER_OF_PREFILL = "prefill_T288"
-PREFILL_OF_THREE = ("chunk_1_prefill_T288", "chunk_2_3way_prefill_T288", "chunk_3_prefill_T288")
-PREFILL_OF_FOUR = tuple(f"chunk_{number}_prefill_T288" for number in (1, 2, 3, 4))
+THREE_CHUNKS = ("chunk_1", "chunk_2", "chunk_3")
 
 BATCHES = (16, 8, 4)
 """Lengths of `prefill_bN` in the order in which the app looks for them."""
+
+_BATCH = re.compile(r"prefill_b(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +40,6 @@ class Chain:
     runners: Mapping[str, StatefulRunner]
     length: int
     states: Mapping[str, States]
-
-
-def stateful_folder(folder: Path) -> Path | None:
-    """The folder of the stateful chunks, if the app would take `folder` for a stateful bundle.
-
-    Raises:
-        RecipeError: there is one model for all layers, which would win over the chunks and is not supported.
-    """
-    inside = folder / SUBFOLDER
-    if not (inside / "embed_tokens_q8.bin").is_file():
-        return None
-    if _has_model(inside, "model"):
-        raise RecipeError(f"{inside}: has one model for all layers, which the app would load; it is not supported")
-    return inside if all(_has_model(inside, f"chunk_{number}") for number in (1, 2, 3)) else None
 
 
 def ring_mask(start: int, length: int, window: int) -> Array:
@@ -102,41 +84,66 @@ class StatefulEngine:
                 self._check(name, runner)
 
     @classmethod
-    def open(cls, folder: Path, load: LoadStateful, *, zero_placeholders: bool = False) -> StatefulEngine:
+    def open(
+        cls,
+        folder: Path,
+        load: LoadStateful,
+        chunks: Sequence[str] = THREE_CHUNKS,
+        prefill: Sequence[str] = (),
+        *,
+        zero_placeholders: bool = False,
+    ) -> StatefulEngine:
         """Opens a folder of stateful chunks.
 
         Args:
-            folder: what `stateful_folder` gave.
-            load: opens a package of it, see `converters.parity.runner`.
+            folder: where the sidecars are.
+            load: opens a package, see `converters.parity.runner`.
+            chunks: components that decode, in their order.
+            prefill: components that prefill, in their order.
             zero_placeholders: give positions with features no per-layer embedding, as the app's engine does.
 
         Raises:
             RecipeError: a file is missing, damaged, or does not fit the others.
         """
-        names = ["chunk_1", "chunk_2", "chunk_3"]
-        runners = {name: load(name, None) for name in names}
-        if "token_id" not in runners["chunk_3"].outputs:  # else it is the last of three, whatever else lies there
-            if not _has_model(folder, "chunk_4"):
-                raise RecipeError(f"{folder}: chunk_3 does not end with a token and there is no chunk_4")
-            runners["chunk_4"] = load("chunk_4", None)
+        runners = {name: load(name, None) for name in chunks}
+        if "token_id" not in runners[chunks[-1]].outputs:
+            raise RecipeError(f"{folder}: {chunks[-1]} is the last chunk and does not end with a token")
         decoding = Chain(runners, 1, _fresh(runners))
-        batches = []
-        for function in sorted(set.intersection(*(set(runner.functions) for runner in runners.values()))):
-            if found := re.fullmatch(r"prefill_b(\d+)", function):
-                chunks = {name: load(name, function) for name in runners}
-                batches.append(Chain(chunks, int(found[1]), decoding.states))
+        everywhere = set.intersection(*(set(runner.functions) for runner in runners.values()))
+        lengths = {function: int(found[1]) for function in everywhere if (found := _BATCH.fullmatch(function))}
+        batches = [
+            Chain({name: load(name, function) for name in runners}, length, decoding.states)
+            for function, length in sorted(lengths.items())
+        ]
+        filling = {name: load(name, None) for name in prefill}
+        length = next(iter(filling.values())).inputs["hidden_states"][1] if filling else 0
         return cls(
             read_sidecars(folder),
             decoding,
             batches,
-            _open_prefill(folder, load, len(runners)),
+            Chain(filling, length, _fresh(filling)) if filling else None,
             zero_placeholders=zero_placeholders,
         )
 
-    def prompt(self, positions: Sequence[Position]) -> Prediction:
+    def reset(self) -> None:
+        """Starts another conversation: zeros in all states."""
+        self.position = 0
+        chains = [self.decoding, *((self.prefill,) if self.prefill else ())]
+        for chain in chains:
+            for component, states in chain.states.items():
+                for name in chain.runners[component].states:
+                    states.write_state(name, np.zeros_like(states.read_state(name)))
+
+    def prompt(
+        self, positions: Sequence[Position], *, on_position: Callable[[int], None] = lambda _: None
+    ) -> Prediction:
         """Takes in a prompt, in batches where the app uses them; what follows its last position.
 
         The app would let a batch of `prefill_T288` run past the end of the ring; here what remains goes on one by one.
+
+        Args:
+            positions: the prompt, or what is new of it.
+            on_position: told how many positions are done.
 
         Raises:
             RecipeError: the prompt is empty, or the context is full.
@@ -144,19 +151,24 @@ class StatefulEngine:
         if not positions:
             raise RecipeError("the prompt is empty")
         found, done = None, 0
-        if self.prefill:
-            while done < len(positions) and self._fits(self.prefill.length, len(positions) - done):
-                count = min(self.prefill.length, len(positions) - done)
+        while done < len(positions):
+            left = len(positions) - done
+            if self.prefill and self._fits(self.prefill.length, left):
+                count = min(self.prefill.length, left)
                 found = self.run_prefill(positions[done : done + count])
-                done += count
-        elif (length := next((length for length in BATCHES if length in self.batches), None)) is not None:
-            while len(positions) - done >= length and self._in_ring(length):
-                found = self.step(positions[done : done + length])
-                done += length
-        for position in positions[done:]:
-            found = self.step([position])
+            else:
+                count = self._batch(left)
+                found = self.step(positions[done : done + count])
+            done += count
+            on_position(done)
         assert found is not None
         return found
+
+    def _batch(self, left: int) -> int:
+        """How many positions go into the next call of a decode chunk; batches are not used beside prefill models."""
+        length = next((length for length in BATCHES if length in self.batches), None)
+        fits = length is not None and not self.prefill and left >= length and self._in_ring(length)
+        return length if length is not None and fits else 1
 
     def step(self, positions: Sequence[Position]) -> Prediction:
         """Runs as many positions as one of the functions takes; what follows the last of them.
@@ -229,7 +241,7 @@ class StatefulEngine:
             outputs = runner.predict_with({item: given[item] for item in runner.inputs}, states)
             given |= {item.removesuffix("_out"): value for item, value in outputs.items()}
         hidden = given["hidden_normed"].astype(np.float32).reshape(-1)
-        return Prediction(int(given["token_id"][0]), float(given["token_logit"][0]), hidden)
+        return Prediction(int(given["token_id"][0]), float(given["token_logit"][0]), hidden, logits=logits_of(given))
 
     def _check(self, name: str, runner: StatefulRunner) -> None:
         """The shapes in the program are the truth; the settings must agree with them."""
@@ -243,21 +255,5 @@ class StatefulEngine:
                 raise RecipeError(f"{name}: {item} is {found} wide, but {key} in model_config.json is {size}")
 
 
-def _open_prefill(folder: Path, load: LoadStateful, chunks: int) -> Chain | None:
-    """The app looks for the names of the three-chunk form only before it chooses that engine."""
-    inside = folder / FOLDER_OF_PREFILL
-    if not all(_has_model(inside, name) for name in PREFILL_OF_THREE):
-        return None
-    names = PREFILL_OF_THREE if chunks == len(PREFILL_OF_THREE) else PREFILL_OF_FOUR
-    if missing := [name for name in names if not _has_model(inside, name)]:
-        raise RecipeError(f"{inside}: {', '.join(missing)} is missing")
-    runners = {name: load(f"{FOLDER_OF_PREFILL}/{name}", None) for name in names}
-    return Chain(runners, runners[names[0]].inputs["hidden_states"][1], _fresh(runners))
-
-
 def _fresh(runners: Mapping[str, StatefulRunner]) -> dict[str, States]:
     return {name: runner.make_states() for name, runner in runners.items() if runner.states}
-
-
-def _has_model(folder: Path, name: str) -> bool:
-    return any((folder / f"{name}{suffix}").exists() for suffix in (".mlmodelc", ".mlpackage"))

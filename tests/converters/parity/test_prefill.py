@@ -71,7 +71,7 @@ def check_rest(engine: Engine, items: list[Position], reference: Reference) -> N
 def test_prefill_then_decode(
     bundle: Path, load: Load, text_reference: Reference, chunks: tuple[str, ...], count: int
 ) -> None:
-    engine = Engine.open(bundle, load, chunks)
+    engine = Engine.open(bundle, load, chunks, prefill=True)
     assert engine.prefill is not None
     check(engine.prompt(TEXT[:count]), text_reference, count - 1)
     assert engine.position == count
@@ -112,8 +112,8 @@ def vision(oracle: Oracle) -> Iterator[None]:
 def test_image_and_audio(bundle: Path, load: Load, prompt: Prompt, items: list[Position], oracle: Oracle) -> None:
     """The end of the sound does not fit and is decoded."""
     reference = oracle.run(prompt.ids, **prompt.for_transformers(read_sidecars(bundle).tokens))
-    check(Engine.open(bundle, load).prompt(items), reference, -1)
-    engine = Engine.open(bundle, load)
+    check(Engine.open(bundle, load, prefill=True).prompt(items), reference, -1)
+    engine = Engine.open(bundle, load, prefill=True)
     check(engine.prompt(items[:23]), reference, 22)
     check_rest(engine, items, reference)
 
@@ -126,10 +126,10 @@ def test_images_that_see_themselves(
     reference = oracle.run(prompt.ids, **prompt.for_transformers(tokens))
     images = image_spans(prompt.ids, [tokens.image or 0])
     assert images == [range(4, 20)]
-    engine = Engine.open(bundle, load)
+    engine = Engine.open(bundle, load, prefill=True)
     check(engine.prompt(items[:LENGTH], images), reference, LENGTH - 1)
     check_rest(engine, items, reference)
-    engine = Engine.open(bundle, load)
+    engine = Engine.open(bundle, load, prefill=True)
     engine.prompt(items[:LENGTH])
     rest = Reference(reference.hidden[LENGTH:], reference.logits[LENGTH:])
     assert deviation(engine.run(items[LENGTH:]), rest).failures(ROUNDING), "causal is something else"
@@ -154,7 +154,7 @@ def _rotate(outputs: dict[str, Array]) -> None:
 def test_wrong_rows_in_the_caches_are_found(
     bundle: Path, load: Load, text_reference: Reference, tamper: object
 ) -> None:
-    engine = Engine.open(bundle, load)
+    engine = Engine.open(bundle, load, prefill=True)
     assert callable(tamper)
     runners = {name: Tampered(load(name, None), tamper) for name in PREFILL_CHUNKS}
     engine.prefill = Prefill(runners, engine.sidecars.settings)
@@ -170,7 +170,7 @@ def test_without_prefill_prompts_are_decoded(e4b_bundle: Path, e4b_load: Load, t
 
 
 def test_what_cannot_be_prefilled(bundle: Path, load: Load, tmp_path: Path) -> None:
-    engine = Engine.open(bundle, load)
+    engine = Engine.open(bundle, load, prefill=True)
     with pytest.raises(RecipeError, match="prompt is empty"):
         engine.prompt([])
     engine.step(2)

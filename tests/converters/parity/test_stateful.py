@@ -12,20 +12,29 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from converters.errors import RecipeError
+from converters.mil.program import load_package
 from converters.parity import engine as stateless
 from converters.parity import stateful as engines
 from converters.parity.compare import Reference, deviation
-from converters.parity.engine import Engine, Prediction
-from converters.parity.folder import open_engine
-from converters.parity.runner import LoadStateful, load_with_mil
-from converters.parity.stateful import SUBFOLDER, StatefulEngine, ring_mask, stateful_folder
+from converters.parity.engine import Prediction
+from converters.parity.folder import AnyEngine, Chosen, open_engine
+from converters.parity.runner import LoadStateful, MilModels, load_with_mil
+from converters.parity.stateful import StatefulEngine, ring_mask
 from tests.converters.parity.conftest import CONTEXT, TEXT, build, build_sidecars
 from tests.converters.parity.oracle import Oracle
 from tests.converters.parity.test_engine import HALF_ARITHMETIC, ROUNDING
+from zoo.errors import UnusableBundle
+from zoo.routing import STATEFUL_FOLDER as SUBFOLDER
+from zoo.running import chosen, decide, require_driven
 
 pytestmark = pytest.mark.convert
 
 BATCH, PREFILL = 4, 6
+FOUR = ("chunk_1", "chunk_2", "chunk_3", "chunk_4")
+THREE, OF_THREE = (
+    FOUR[:3],
+    tuple(f"prefill_T288/{name}_prefill_T288" for name in ("chunk_1", "chunk_2_3way", "chunk_3")),
+)
 
 MIXES = ([1] * 24, [BATCH] * 6, [1, 1, 4, 1, 1, 4, 1, 1, 1, 1, 4, 4])
 """Calls of one and of four positions, three windows of eight long."""
@@ -92,7 +101,7 @@ def test_four_chunks_equal_transformers(four: Path, tiny_e2b_checkpoint: Path) -
     reference = oracle.run(TEXT)
     load = load_with_mil(four)
     for mix in MIXES[1:]:
-        found = deviation(run(StatefulEngine.open(four, load), mix), after(reference, mix))
+        found = deviation(run(StatefulEngine.open(four, load, FOUR), mix), after(reference, mix))
         assert found.failures(ROUNDING) == []
         assert not found.regret.any()
 
@@ -117,7 +126,7 @@ def test_prompts_go_through_the_prefill_models(
     three: Path, load_three: LoadStateful, text_reference: Reference
 ) -> None:
     """Six positions, decoding, and six more in a ring that was full; states are copied both ways."""
-    engine = StatefulEngine.open(three, load_three)
+    engine = StatefulEngine.open(three, load_three, THREE, OF_THREE)
     assert engine.prefill is not None
     found = [engine.prompt(TEXT[:10])]
     found += [engine.step([token]) for token in TEXT[10:16]]
@@ -128,7 +137,7 @@ def test_prompts_go_through_the_prefill_models(
 
 
 def test_a_short_prompt_is_padded(three: Path, load_three: LoadStateful, text_reference: Reference) -> None:
-    engine = StatefulEngine.open(three, load_three)
+    engine = StatefulEngine.open(three, load_three, THREE, OF_THREE)
     found = [engine.prompt(TEXT[:3]), *run(engine, [1, 4, 4, 4, 4, 4])]
     assert deviation(found, after(text_reference, [3, 1, 4, 4, 4, 4, 4])).failures(ROUNDING) == []
     with pytest.raises(RecipeError, match="3 positions from 24 on cannot be prefilled"):
@@ -173,32 +182,44 @@ def linked(bundle: Path, folder: Path) -> Path:
     return inside
 
 
+def opened(folder: Path) -> AnyEngine:
+    decision = decide(folder, lambda path: [item.name for item in load_package(path).interfaces["infer"].outputs])
+    require_driven(decision)
+    found = chosen(decision, Chosen)
+    assert isinstance(found, Chosen)
+    return open_engine(found, MilModels())
+
+
 def test_the_contents_of_a_folder_decide(three: Path, four: Path, e4b_bundle: Path, tmp_path: Path) -> None:
-    assert isinstance(open_engine(e4b_bundle), Engine)
-    engine = open_engine(three.parent)
+    engine = opened(three.parent)
     assert isinstance(engine, StatefulEngine)
     assert list(engine.decoding.runners) == ["chunk_1", "chunk_2", "chunk_3"]
     assert engine.prefill is not None
+    assert engine.prefill.length == PREFILL
     assert list(engine.batches) == [BATCH]
-    other = open_engine(four.parent)
+    other = opened(four.parent)
     assert isinstance(other, StatefulEngine)
     assert list(other.decoding.runners) == ["chunk_1", "chunk_2", "chunk_3", "chunk_4"]
     assert other.prefill is None
 
+
+def test_stale_and_missing_chunks(three: Path, four: Path, tmp_path: Path) -> None:
     folder = linked(three, tmp_path / "stale")
     (folder / "chunk_4.mlpackage").symlink_to(three / "chunk_3.mlpackage")  # left by another bundle
-    engine = open_engine(tmp_path / "stale")
+    with pytest.raises(UnusableBundle, match="prefill_T288/chunk_2_prefill_T288 and 1 more is missing"):
+        opened(tmp_path / "stale")  # the engine with prefill goes by the name alone
+    (folder / "prefill_T288").unlink()
+    engine = opened(tmp_path / "stale")
     assert isinstance(engine, StatefulEngine)
     assert list(engine.decoding.runners) == ["chunk_1", "chunk_2", "chunk_3"]
     (folder / "model.mlpackage").mkdir()
-    with pytest.raises(RecipeError, match="has one model for all layers, which the app would load"):
-        open_engine(tmp_path / "stale")
+    with pytest.raises(UnusableBundle, match=r"the app would run this with gemma4-stateful, .*model.mlpackage"):
+        opened(tmp_path / "stale")
 
     folder = linked(four, tmp_path / "incomplete")
     (folder / "chunk_4.mlpackage").unlink()
-    with pytest.raises(RecipeError, match="chunk_3 does not end with a token and there is no chunk_4"):
-        open_engine(tmp_path / "incomplete")
+    with pytest.raises(RecipeError, match="chunk_3 is the last chunk and does not end with a token"):
+        opened(tmp_path / "incomplete")
     (folder / "chunk_2.mlpackage").unlink()
-    assert stateful_folder(tmp_path / "incomplete") is None
-    with pytest.raises(RecipeError, match="neither the three nor the four chunks"):
-        open_engine(tmp_path / "incomplete")
+    with pytest.raises(UnusableBundle, match="not a bundle"):
+        opened(tmp_path / "incomplete")

@@ -1,0 +1,38 @@
+"""The static table of tools among the converters: besides recipes, the only way from `zoo` to them.
+
+A tool's module is imported when it is asked for, so commands that need none start without torch or coremltools.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+
+from zoo.errors import MissingExtra
+
+TOOLS: Mapping[str, str] = {
+    "errors": "converters.errors",
+    "program": "converters.mil.program",
+    "folder": "converters.parity.folder",
+    "run": "converters.run.session",
+    "parity": "converters.parity.measure",
+}
+"""What a tool is called here -> its module."""
+
+CONVERT_HINT = "pip install 'zoo[convert]'"
+
+
+def load_tool(name: str) -> ModuleType:
+    """Imports a tool.
+
+    Args:
+        name: a key of `TOOLS`.
+
+    Raises:
+        MissingExtra: a library that it needs is not installed.
+    """
+    try:
+        return importlib.import_module(TOOLS[name])
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f"zoo {name} needs the package {error.name!r}", hint=CONVERT_HINT) from None

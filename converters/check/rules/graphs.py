@@ -1,0 +1,236 @@
+"""Patterns in a graph that are wrong wherever it runs: what conversion lost, and what runtimes miscompute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from converters.check.contracts import called_length
+from converters.check.facts import Bundle, Model
+from converters.check.graph import Graph, name_of, numbers, shape, text
+from converters.check.layout import AUDIO, PREFILL, text_models, vision_models
+from converters.check.measures import common, kind_of
+from converters.check.rule import Hit, Rule
+from converters.check.rules.configuration import is_gemma
+
+NOT_READ = frozenset({"update_mask"})
+"""Inputs that the engine passes to chunks whether they need them or not."""
+
+INDEX_LIMIT = 1 << 16
+"""A runtime that keeps the index of a top-k in 16 bits wraps from here on."""
+
+
+def _programs(bundle: Bundle) -> Iterator[Model]:
+    """Chunks and encoders."""
+    yield from text_models(bundle)
+    yield from vision_models(bundle)
+    if AUDIO in bundle.models:
+        yield bundle.models[AUDIO]
+
+
+def _exact_gelu(bundle: Bundle) -> Iterator[Hit]:
+    if not is_gemma(bundle):
+        return
+    for model in _programs(bundle):
+        for name, graph in model.graphs.items():
+            exact = [o for o in graph.operations if o.kind == "gelu" and text(graph, o, "mode") in ("EXACT", "")]
+            exact += [operation for operation in graph.operations if operation.kind == "erf"]
+            if exact:
+                yield Hit(
+                    model.path,
+                    f"{name}: {len(exact)} activations are the exact GELU, the model has the tanh form",
+                    f"first: {exact[0].name}",
+                )
+
+
+def _lost_input(bundle: Bundle) -> Iterator[Hit]:
+    for model in _programs(bundle):
+        for name, graph in model.graphs.items():
+            lost = [feature.name for feature in model.interfaces[name].inputs if not _is_read(graph, feature.name)]
+            for item in lost:
+                if item not in NOT_READ:
+                    yield Hit(model.path, f"{name}: nothing depends on the input {item}")
+
+
+def _is_read(graph: Graph, name: str) -> bool:
+    """Whether an output or a state depends on a value, by way of any operations."""
+    outputs = set(graph.function.block.outputs)
+    seen, waiting = {name}, [name]
+    while waiting:
+        item = waiting.pop()
+        if item in outputs:
+            return True
+        for operation in graph.uses.get(item, ()):
+            if operation.kind in ("write_state", "coreml_update_state"):
+                return True
+            for output in operation.outputs:
+                if output.name not in seen:
+                    seen.add(output.name)
+                    waiting.append(output.name)
+    return False
+
+
+def _unwritten(bundle: Bundle) -> Iterator[Hit]:
+    for model in _programs(bundle):
+        for name, graph in model.graphs.items():
+            written = {
+                name_of(operation, "input") or name_of(operation, "state")
+                for operation in graph.operations
+                if operation.kind in ("write_state", "coreml_update_state")
+            }
+            for state in model.interfaces[name].states:
+                if state.name not in written:
+                    yield Hit(model.path, f"{name}: the state {state.name} is never written")
+
+
+def _conv1d(bundle: Bundle) -> Iterator[Hit]:
+    for model in text_models(bundle):
+        for name, graph in model.graphs.items():
+            found = [
+                operation
+                for operation in graph.operations
+                if operation.kind == "conv" and len(shape(graph, operation.outputs[0].name)) == 3
+            ]
+            if found:
+                yield Hit(
+                    model.path,
+                    f"{name}: {len(found)} projections are convolutions of rank 3",
+                    f"first: {found[0].name}",
+                )
+
+
+def _topk(bundle: Bundle) -> Iterator[Hit]:
+    for model in bundle.models.values():
+        for name, graph in model.graphs.items():
+            for operation in graph.operations:
+                if operation.kind != "topk":
+                    continue
+                given = shape(graph, name_of(operation, "x"))
+                axis = (numbers(graph, operation, "axis") or (-1,))[0]
+                length = given[axis] if -len(given) <= axis < len(given) else None
+                if length is not None and length > INDEX_LIMIT:
+                    yield Hit(model.path, f"{name}: topk picks among {length} values", operation.name)
+
+
+def _no_window(bundle: Bundle) -> Iterator[Hit]:
+    window = common(bundle).window
+    for model in (bundle.models[name] for name in PREFILL if name in bundle.models):
+        for name, interface in model.interfaces.items():
+            length = called_length(interface)
+            masked = any(feature.name == "causal_mask_sliding" for feature in interface.inputs)
+            banded = any(operation.kind == "band_part" for operation in model.graphs[name].operations)
+            if window is not None and length is not None and length > window and not masked and not banded:
+                yield Hit(
+                    model.path,
+                    f"{name}: sliding layers attend to all {length} positions, the window is {window}",
+                    "one causal mask for both kinds of layers, and nothing in the program narrows it",
+                )
+
+
+def _flexible_state(bundle: Bundle) -> Iterator[Hit]:
+    for model in bundle.models.values():
+        for name, interface in model.interfaces.items():
+            flexible = [item.name for item in interface.inputs if item.ranges or item.enumerated]
+            if flexible and interface.states:
+                yield Hit(
+                    model.path,
+                    f"{name}: the input {flexible[0]} has no fixed shape, and the model has a state",
+                    f"state {interface.states[0].name}",
+                )
+
+
+def _many_prefill(bundle: Bundle) -> Iterator[Hit]:
+    heads = common(bundle).kv_heads
+    found = [bundle.models[name] for name in PREFILL if name in bundle.models and kind_of(bundle.models[name])]
+    if found and heads is not None and heads > 1:
+        yield Hit(
+            found[0].path,
+            f"prefill chunks of a model with {heads} key/value heads",
+            f"{len(found)} prefill chunks; the app uses them as soon as prefill_chunk1 is there",
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        id="graph.exact-gelu",
+        severity="error",
+        title="Activations are the tanh form of GELU",
+        why="One of coremltools' frontends drops `approximate='tanh'` and writes the exact GELU. The error of one "
+        "layer is a thousandth, and adds up over all of them.",
+        remedy="convert by torch.jit.trace, as zoo build does",
+        check=_exact_gelu,
+        evidence="coremltools 9.0 and 9.1.dev1 with torch.export: a vision layer is off by 1.8e-3 instead of 2.9e-6",
+    ),
+    Rule(
+        id="graph.lost-input",
+        severity="error",
+        title="Every input has an effect",
+        why="Tracing bakes Python numbers in: a position that was read with .item(), or used as a tensor index, is "
+        "constant in the program, which then writes every token to the same place.",
+        remedy="use slices that start at the tensor (`kv[..., pos:pos + 1, :]`), and convert again",
+        check=_lost_input,
+        evidence="coremltools 9.0: an update by tensor index vanishes with its position (error 5.3); a baked-in "
+        "position gives an error of 9.8",
+    ),
+    Rule(
+        id="graph.unwritten-state",
+        severity="error",
+        title="Every state is written",
+        why="A cache that is only read stays zero: the model sees one token and no past.",
+        remedy="write the state in place in the module, and convert again",
+        check=_unwritten,
+        evidence="coremltools 9.0: updates by tensor index vanish from traced modules without a word",
+    ),
+    Rule(
+        id="graph.conv1d",
+        severity="warning",
+        title="Projections are 4-D convolutions or linear layers",
+        why="A default pass of coremltools turns the 1x1 convolutions that were written for the Neural Engine into "
+        "convolutions of rank 3. Values stay right; the layout that the engine prefers is lost.",
+        remedy="convert without common::compose_conv1d, as zoo build does",
+        check=_conv1d,
+        evidence="coremltools 9.0: unsqueeze, 1x1 conv2d, squeeze becomes conv1d",
+        systems="Neural Engine",
+    ),
+    Rule(
+        id="graph.topk-wrap",
+        severity="error",
+        title="No top-k over more than 65536 values",
+        why="Its indices wrap at 16 bits: of a vocabulary of 262144 the token that comes out is another one.",
+        remedy="use argmax, or top-k over parts",
+        check=_topk,
+        evidence="a drafter of a public bundle gave 40156 for 236764, which is 3 x 65536 more",
+        systems="Core ML on macOS and iOS",
+    ),
+    Rule(
+        id="graph.no-window",
+        severity="warning",
+        title="Prefill longer than the window narrows the mask of sliding layers",
+        why="With one mask for all layers, sliding layers of a long prompt attend to what they were never trained to "
+        "see.",
+        remedy='build prefill with masks = "window" or "separate"',
+        check=_no_window,
+        evidence="the public prefill chunks, N = 1024 with a window of 512; a third party added a band mask",
+    ),
+    Rule(
+        id="graph.flexible-state",
+        severity="error",
+        title="Models with states have fixed input shapes",
+        why="Core ML fails to build a plan for such a program: std::bad_cast, error -14.",
+        remedy="convert one function for each length",
+        check=_flexible_state,
+        evidence="apple/coremltools#2500",
+        systems="macOS and iOS",
+    ),
+    Rule(
+        id="graph.e4b-prefill",
+        severity="warning",
+        title="Prefill chunks only for models with one key/value head",
+        why="Prefill chunks of E4B answer well on a Mac and fall into loops on an iPhone. The app uses them as soon "
+        "as they are there.",
+        remedy="leave prefill_chunk1 to prefill_chunk4 out of E4B bundles; prompts are then decoded token by token",
+        check=_many_prefill,
+        evidence="upstream's E4B build notes, lengths 64 to 512. Its tables and masks were the legacy ones, so "
+        "whether exact ones cure it is not known",
+        systems="iOS (iPhone 17 Pro, ANE 18)",
+    ),
+)

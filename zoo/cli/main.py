@@ -28,7 +28,6 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("lock", "Write down which bytes an entry is."),
     ("verify", "Check that installed bytes are what their lock says."),
     ("check", "Check a bundle without running it."),
-    ("check", "Check a bundle without running it."),
     ("push", "Publish a build, sending only what the Hub lacks."),
     ("pull", "Bring an entry to this disk, verified."),
     ("repair", "Bring back just the files that are wrong."),

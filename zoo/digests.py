@@ -1,8 +1,10 @@
 """sha256 and XXH3-128 of files: both in one pass, many files at once, remembered while a file does not change.
 
 sha256 is identity. XXH3 is for cheap re-checks of bytes that were once proven. A remembered digest is keyed by
-(device, inode, size, mtime in ns): whoever rewrites a file changes at least one of them; whoever restores an old
-mtime on purpose is not guarded against, which is why `zoo verify --full` reads the bytes again.
+(device, inode, size, mtime in ns): whoever rewrites a file changes at least one of them. A folder that was deleted and
+copied back with its times may give the inode of one file to another one of the same size and time, so three samples
+of the bytes are compared as well. Whoever changes a byte elsewhere and restores the mtime on purpose is not guarded
+against, which is why `zoo verify --full` reads the bytes again.
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ READ_BYTES = 1 << 20
 SETTLE_NS = 2_000_000_000
 """A file changed less than this long ago is not remembered: FAT and some network file systems keep mtime in
 two-second steps, and a second write within one step would go unnoticed (the "racy git" problem)."""
+
+SAMPLE_BYTES = 4096
+"""Of the beginning, the middle and the end of a file: a page each, so all of what is small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +122,14 @@ class DigestCache:
         try:
             with self._guard:
                 row = self._connection.execute(
-                    "SELECT sha256, xxh3 FROM digests WHERE device=? AND inode=? AND size=? AND mtime_ns=?", key
+                    "SELECT sha256, xxh3, sample FROM sampled WHERE device=? AND inode=? AND size=? AND mtime_ns=?",
+                    key,
                 ).fetchone()
         except sqlite3.Error:
             return None
-        return Digests(key[2], row[0], row[1]) if row else None
+        if row is None or row[2] != _sample(path, key[2]):
+            return None
+        return Digests(key[2], row[0], row[1])
 
     def put(self, path: Path, digests: Digests) -> None:
         """Remember the digests of `path` as it is now, unless it changed too recently to be sure."""
@@ -131,7 +139,7 @@ class DigestCache:
             return
         if status.st_size != digests.size or time.time_ns() - status.st_mtime_ns < SETTLE_NS:
             return
-        self._store(status, digests)
+        self._store(path, status, digests)
 
     def trust(self, path: Path, digests: Digests) -> None:
         """Remember digests of a file this process has just written and closed, however recent it is."""
@@ -140,14 +148,17 @@ class DigestCache:
         except OSError:
             return
         if status.st_size == digests.size:
-            self._store(status, digests)
+            self._store(path, status, digests)
 
-    def _store(self, status: os.stat_result, digests: Digests) -> None:
+    def _store(self, path: Path, status: os.stat_result, digests: Digests) -> None:
+        sample = _sample(path, status.st_size)
+        if sample is None:
+            return
         # A cache on a full disk, or one that somebody deleted meanwhile, must not stop what it serves.
         with self._guard, suppress(sqlite3.Error):
             self._connection.execute(
-                "INSERT OR REPLACE INTO digests(device, inode, size, mtime_ns, sha256, xxh3) VALUES (?,?,?,?,?,?)",
-                (*_identity(status), digests.sha256, digests.xxh3),
+                "INSERT OR REPLACE INTO sampled VALUES (?,?,?,?,?,?,?)",
+                (*_identity(status), digests.sha256, digests.xxh3, sample),
             )
 
     def close(self) -> None:
@@ -167,6 +178,26 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev & wrap, status.st_ino & wrap, status.st_size, status.st_mtime_ns
 
 
+def _sample(path: Path, size: int) -> int | None:
+    """XXH3 of three samples of a file, as SQLite can keep it; None if it cannot be read."""
+    found = xxhash.xxh3_64()
+    try:
+        with path.open("rb", buffering=0) as file:
+            for start in sorted({0, max(0, size // 2 - SAMPLE_BYTES // 2), max(0, size - SAMPLE_BYTES)}):
+                file.seek(start)
+                found.update(file.read(SAMPLE_BYTES))
+    except OSError:
+        return None
+    return found.intdigest() >> 1
+
+
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS sampled(device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER,"
+    " sha256 TEXT NOT NULL, xxh3 TEXT NOT NULL, sample INTEGER NOT NULL,"
+    " PRIMARY KEY(device, inode, size, mtime_ns)) WITHOUT ROWID"
+)
+
+
 def _open_database(path: Path) -> sqlite3.Connection:
     for attempt in ("existing", "fresh"):
         try:
@@ -174,10 +205,7 @@ def _open_database(path: Path) -> sqlite3.Connection:
             connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS digests(device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER,"
-                " sha256 TEXT NOT NULL, xxh3 TEXT NOT NULL, PRIMARY KEY(device, inode, size, mtime_ns)) WITHOUT ROWID"
-            )
+            connection.execute(_TABLE)
         except (sqlite3.DatabaseError, OSError):
             if attempt == "fresh":
                 break
@@ -187,10 +215,7 @@ def _open_database(path: Path) -> sqlite3.Connection:
             return connection
     # A read-only home must not stop a pull: remember for this process only.
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    connection.execute(
-        "CREATE TABLE digests(device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER,"
-        " sha256 TEXT NOT NULL, xxh3 TEXT NOT NULL, PRIMARY KEY(device, inode, size, mtime_ns))"
-    )
+    connection.execute(_TABLE)
     return connection
 
 

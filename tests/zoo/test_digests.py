@@ -110,6 +110,22 @@ def test_a_rename_and_a_hard_link_keep_what_is_known(tmp_path: Path) -> None:
         assert cache.get(tmp_path / "link") == cache.get(tmp_path / "renamed") == truth(b"data")
 
 
+@pytest.mark.parametrize("size", [1, 300, 4096, 5000, 100_000])
+@pytest.mark.parametrize("at", ["first", "middle", "last"])
+def test_an_inode_that_another_file_of_the_same_size_and_time_got(tmp_path: Path, size: int, at: str) -> None:
+    """A folder that was deleted and copied back with its times: inodes are given out in another order."""
+    one = bytearray(size)
+    other = one[:]
+    other[{"first": 0, "middle": size // 2, "last": size - 1}[at]] = 1
+    path = old_file(tmp_path / "file", bytes(one))
+    with DigestCache(tmp_path / "cache.sqlite") as cache:
+        hash_files([path], cache=cache)
+        inode = path.stat().st_ino
+        old_file(path, bytes(other))
+        assert path.stat().st_ino == inode
+        assert hash_files([path], cache=cache)[path] == truth(bytes(other))
+
+
 @pytest.mark.parametrize("damage", [b"", b"not a database at all" * 100])
 def test_a_damaged_cache_is_replaced(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "cache.sqlite").write_bytes(damage)

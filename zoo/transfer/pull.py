@@ -178,6 +178,7 @@ def carry_out(
         partial_directory(folder).mkdir(parents=True, exist_ok=True)
         _gather(work)
         work.result.fetch_seconds = time.monotonic() - begin
+        check_state_directory(folder)  # again, for fetching takes long
         _stage(work)
         _commit(work, targets)
         _finish(work)

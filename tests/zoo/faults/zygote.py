@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import io
 import json
 import os
 import resource
@@ -22,7 +23,7 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,7 @@ def serve() -> None:
 
 def _child(order: Order, place: Path) -> None:
     code = 70
+    count: Callable[[], int] = int
     try:
         _redirect(place)
         os.environ.clear()
@@ -191,20 +193,29 @@ def _child(order: Order, place: Path) -> None:
         if order.clock:
             _turn_clock(order.clock)
         if order.full_after is not None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (order.full_after, order.full_after))
+            _fill_disk(order.full_after)
         if order.ordinary:
             give_up_privileges()
         count = _count_events(order)
         code = _run(order)
-        place.with_suffix(".events").write_text(str(count()))
     except BaseException:  # noqa: BLE001 - the child must end here, whatever it is
         traceback.print_exc()
     finally:
-        for stream in (sys.stdout, sys.stderr):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        for number, stream in ((1, sys.stdout), (2, sys.stderr)):
             with contextlib.suppress(Exception):
                 stream.flush()
+                if isinstance(stream, io.StringIO):
+                    os.write(number, stream.getvalue().encode())
+        place.with_suffix(".events").write_text(str(count()))
         os._exit(code)
+
+
+def _fill_disk(room: int) -> None:
+    """No file may become larger, but for what the command says, which is kept in memory until its end."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
 
 
 def _redirect(place: Path) -> None:
@@ -267,7 +278,7 @@ def give_up_privileges() -> None:
         raise OSError(ctypes.get_errno(), "capset failed")
 
 
-def _count_events(order: Order) -> Any:
+def _count_events(order: Order) -> Callable[[], int]:
     """Count from now on, and die or plant when it is time; returns what tells the count."""
     guard = threading.Lock()
     count = 0

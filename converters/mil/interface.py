@@ -1,4 +1,4 @@
-"""What may be given to a model: the check of inputs against the interface it declares."""
+"""Between a model's interface and its program: the check of inputs, and the form of outputs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import torch
 
-from converters.mil.errors import InputError
+from converters.mil.carriers import from_carrier
+from converters.mil.errors import InputError, OpError
 from converters.mil.program import Feature
 from converters.mil.types import Array, TensorType
 
@@ -18,8 +20,8 @@ IMAGE_LEVELS = 255
 def accept(features: Sequence[Feature], given: Mapping[str, Any]) -> dict[str, Array]:
     """The inputs as arrays of the declared types.
 
-    Floats of any width fit a float input (and are rounded to it), integers of any width an integer input if
-    the values fit. Left-out optional inputs get their default.
+    Floats of any width fit a float input (and are rounded to it), numbers of any type an integer input if it can
+    hold the values. Left-out optional inputs get their default.
 
     Args:
         features: the model's inputs.
@@ -60,13 +62,12 @@ def coerce(label: str, array: Array, declared: TensorType) -> Array:
     """`array` in the storage form of `declared`, whose shape is not looked at.
 
     Raises:
-        InputError: floats for integers or the reverse, or values the type cannot hold.
+        InputError: not numbers, or values the type cannot hold.
     """
     dtype = declared.dtype
-    fits = (dtype.is_float and array.dtype.kind == "f") or (not dtype.is_float and array.dtype.kind in "iub")
-    if not fits:
+    if array.dtype.kind not in "fiub":
         raise InputError(f"{label} is {array.dtype}, the model takes {dtype.value}")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         converted = array.astype(dtype.storage)
     if dtype.is_float:
         lost = np.isinf(converted) & np.isfinite(array)
@@ -74,7 +75,7 @@ def coerce(label: str, array: Array, declared: TensorType) -> Array:
             worst = float(np.abs(array[lost]).max())
             raise InputError(f"{label} holds {worst:g}, beyond the range of {dtype.value}")
     elif array.dtype != converted.dtype and not np.array_equal(converted, array):
-        raise InputError(f"{label} holds values beyond the range of {dtype.value}")
+        raise InputError(f"{label} holds values that {dtype.value} cannot")
     return cast("Array", converted)
 
 
@@ -99,14 +100,48 @@ def shape_problem(feature: Feature, shape: Sequence[int]) -> str:
 
 def _image(feature: Feature, value: Any) -> Array:
     """A PIL image, or an array already laid out as (1, channels, height, width), as float32."""
-    sizes = feature.type.shape or ()
     array = np.asarray(value)
-    if array.ndim != len(sizes):
+    rank = len(feature.type.shape or ())
+    if array.ndim != rank:
         pixels = array[..., None] if array.ndim == 2 else array
         array = np.moveaxis(pixels, -1, 0)[None]
-    fits = array.ndim == len(sizes) and all(
-        want in {None, size} for want, size in zip(sizes, array.shape, strict=True)
-    )
-    if not fits:
-        raise InputError(f"input {feature.name!r} has shape {list(array.shape)}, the model takes {feature.type}")
+        if feature.color == "BGR":
+            array = array[:, ::-1]
+    if problem := shape_problem(feature, array.shape):
+        raise InputError(f"input {feature.name!r} has shape {list(array.shape)}, {problem}")
     return array.astype(np.float32)
+
+
+# --- outputs --------------------------------------------------------------------------------------------
+
+
+def deliver(feature: Feature, value: Any) -> Any:
+    """A result as Core ML gives it: an array of at least one axis, a PIL image, a label, or a dictionary.
+
+    Args:
+        feature: the output's description.
+        value: a tensor in its carrier type, or what `classify` gives.
+
+    Raises:
+        OpError: the program computed something else than a tensor for an array or image.
+    """
+    if feature.kind not in {"array", "image"}:
+        return value
+    if not isinstance(value, torch.Tensor):
+        raise OpError(f"output {feature.name!r} is a {type(value).__name__}, declared as {feature.kind}")
+    if feature.kind == "image":
+        return _picture(feature, value)
+    return from_carrier(value.reshape(value.shape or (1,)), feature.type.dtype)
+
+
+def _picture(feature: Feature, value: torch.Tensor) -> Any:
+    """A tensor (1, channels, height, width) as a PIL image; levels beyond 0 to 255 are cut off."""
+    from PIL import Image
+
+    planes = value.squeeze(0).numpy()
+    if feature.color == "GRAYSCALE_FLOAT16":
+        return Image.fromarray(planes[0].astype(np.float32))
+    levels = np.rint(np.clip(planes, 0, IMAGE_LEVELS)).astype(np.uint8)
+    if feature.color == "BGR":
+        levels = levels[::-1]
+    return Image.fromarray(levels[0] if len(levels) == 1 else np.moveaxis(levels, 0, -1))

@@ -1,7 +1,7 @@
 """A Core ML program as plain data: what a package holds, whatever file format it came in.
 
-`load_package` reads a `.mlpackage`. The text form inside a compiled `.mlmodelc` is a second front end that
-yields the same `Package`; nothing behind this module knows the difference.
+`load_package` reads a `.mlpackage` (protobuf, `proto`) or a compiled `.mlmodelc` (text, `compiled`). Both yield the
+same `Package`; nothing behind this module knows the difference.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ class Feature:
         ranges: least and greatest size per dimension, if they may vary; no upper bound is None.
         optional: may be left out.
         default: what a left-out optional input is filled with.
+        color: of an image: `RGB`, `BGR`, `GRAYSCALE` or `GRAYSCALE_FLOAT16`.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Feature:
     ranges: tuple[tuple[int, int | None], ...] = ()
     optional: bool = False
     default: float | int | None = None
+    color: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +189,10 @@ def scalar_string(value: Value) -> str | None:
 
 
 def load_package(path: Path) -> Package:
-    """Reads a model package.
+    """Reads a model package or a compiled model.
 
     Args:
-        path: a `.mlpackage` folder.
+        path: a `.mlpackage` or `.mlmodelc` folder.
 
     Raises:
         ProgramError: not a package, damaged, or not an mlprogram.
@@ -202,8 +204,10 @@ def load_package(path: Path) -> Package:
 
         return read_mlpackage(path)
     if (path / "model.mil").is_file():
-        raise ProgramError(f"{path}: compiled models (.mlmodelc) cannot be read yet; give the .mlpackage")
-    raise ProgramError(f"{path}: not a .mlpackage (no Manifest.json)")
+        from converters.mil.compiled import read_mlmodelc
+
+        return read_mlmodelc(path)
+    raise ProgramError(f"{path}: neither a .mlpackage (no Manifest.json) nor a .mlmodelc (no model.mil)")
 
 
 __all__ = [

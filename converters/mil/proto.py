@@ -145,7 +145,24 @@ def package_from_spec(model: Message, path: Path, root: Path) -> Package:
     functions = {name: _function(name, f) for name, f in sorted(model.mlProgram.functions.items())}
     if not functions:
         raise ProgramError(f"{path}: the program has no functions")
-    description = model.description
+    return package_of(model.description, functions, model.specificationVersion, path, root)
+
+
+def package_of(
+    description: Message, functions: Mapping[str, Function], specification: int, path: Path, root: Path
+) -> Package:
+    """Puts a program's functions and the model's description together.
+
+    Args:
+        description: a `ModelDescription` message.
+        functions: all functions of the program.
+        specification: Core ML's specification version.
+        path: the package's folder, for messages.
+        root: folder that `@model_path` stands for.
+
+    Raises:
+        ProgramError: the description has functions that the program lacks, or the default one is not described.
+    """
     if description.functions:
         interfaces = {function.name: _interface(function) for function in description.functions}
         default = description.defaultFunctionName or next(iter(interfaces))
@@ -160,7 +177,7 @@ def package_from_spec(model: Message, path: Path, root: Path) -> Package:
     return Package(
         path=path,
         root=root,
-        specification=model.specificationVersion,
+        specification=specification,
         functions={name: functions[name] for name in interfaces},
         interfaces=interfaces,
         default=default,
@@ -187,12 +204,31 @@ def _feature(feature: Message) -> Feature:
     if kind == "stateType":
         return _array_feature(feature.name, "state", feature.type.stateType.arrayType, optional)
     if kind == "imageType":
-        image = feature.type.imageType
-        space = image.ColorSpace.Name(image.colorSpace)
-        channels = _IMAGE_CHANNELS.get(space)
-        shape = (1, channels, image.height or None, image.width or None)
-        return Feature(feature.name, "image", TensorType(DType.FP32, shape), optional=optional)
+        return _image_feature(feature.name, feature.type.imageType, optional)
     return Feature(feature.name, (kind or "untyped").removesuffix("Type"), TensorType(DType.STRING, None))
+
+
+def _bound(size_range: Message) -> tuple[int, int | None]:
+    high = size_range.upperBound
+    return size_range.lowerBound, None if high == _UNBOUNDED else high
+
+
+def _image_feature(name: str, image: Message, optional: bool) -> Feature:
+    color = image.ColorSpace.Name(image.colorSpace)
+    channels = _IMAGE_CHANNELS.get(color)
+    if channels is None:
+        raise ProgramError(f"feature {name!r}: unknown colour space {color}")
+    enumerated: tuple[tuple[int, ...], ...] = ()
+    ranges: tuple[tuple[int, int | None], ...] = ()
+    flexibility = image.WhichOneof("SizeFlexibility")
+    if flexibility == "enumeratedSizes":
+        enumerated = tuple((1, channels, size.height, size.width) for size in image.enumeratedSizes.sizes)
+    elif flexibility == "imageSizeRange":
+        sizes = image.imageSizeRange
+        ranges = ((1, 1), (channels, channels), _bound(sizes.heightRange), _bound(sizes.widthRange))
+    shape = (1, channels, image.height or None, image.width or None)
+    kind = TensorType(DType.FP32, shape)
+    return Feature(name, "image", kind, enumerated, ranges, optional=optional, color=color)
 
 
 def _array_feature(name: str, kind: str, array: Message, optional: bool) -> Feature:
@@ -203,9 +239,7 @@ def _array_feature(name: str, kind: str, array: Message, optional: bool) -> Feat
     if flexibility == "enumeratedShapes":
         enumerated = tuple(tuple(s.shape) for s in array.enumeratedShapes.shapes)
     elif flexibility == "shapeRange":
-        ranges = tuple(
-            (r.lowerBound, None if r.upperBound == _UNBOUNDED else r.upperBound) for r in array.shapeRange.sizeRanges
-        )
+        ranges = tuple(map(_bound, array.shapeRange.sizeRanges))
     default = array.WhichOneof("defaultOptionalValue")
     name_of_dtype = array.ArrayDataType.Name(array.dataType) if array.dataType else ""
     dtype = _ARRAY_DTYPES.get(name_of_dtype)

@@ -16,7 +16,7 @@ import torch
 
 from converters.mil.carriers import from_carrier, rounding, to_carrier
 from converters.mil.errors import InputError, OpError, ProgramError
-from converters.mil.interface import accept, coerce
+from converters.mil.interface import accept, coerce, deliver
 from converters.mil.ops.state import Cell
 from converters.mil.plan import Arithmetic, Plan, compile_function
 from converters.mil.program import Feature, Interface, Package, load_package
@@ -93,7 +93,7 @@ class Model:
         """Loads and compiles a function.
 
         Args:
-            path: a `.mlpackage`, or a package that was loaded before.
+            path: a `.mlpackage` or `.mlmodelc`, or a package that was loaded before.
             function: its name, None for the package's default.
             arithmetic: in both cases inputs and weights have the values of their declared types, every
                 operation computes in float32, and outputs are given in their declared types. `fp32` keeps
@@ -171,7 +171,7 @@ class Model:
         """A fresh state, all zeros; empty for a model without states."""
         return State(self._state_types())
 
-    def predict(self, data: Mapping[str, Any], state: State | None = None) -> dict[str, Array]:
+    def predict(self, data: Mapping[str, Any], state: State | None = None) -> dict[str, Any]:
         """Runs the function.
 
         Args:
@@ -179,7 +179,8 @@ class Model:
             state: for a model with states, what `make_state` gave; changed by the run.
 
         Returns:
-            Outputs by name, fresh arrays of the declared types.
+            Outputs by name, as Core ML gives them: fresh arrays of the declared types, a scalar as an array of
+            one element, PIL images, and for a classifier a label and a dictionary of probabilities.
 
         Raises:
             InputError: inputs or state do not fit the interface.
@@ -208,11 +209,8 @@ class Model:
         # What is computed may be kept in a state, so it must not share memory with the caller's array.
         return tensor.clone() if np.shares_memory(array, np.asarray(tensor)) else tensor
 
-    def _output(self, feature: Feature, values: Mapping[str, Any]) -> Array:
-        value = values[feature.name]
-        if not isinstance(value, torch.Tensor):
-            raise OpError(f"output {feature.name!r} is a {type(value).__name__}, only tensors are handled")
-        return from_carrier(value, feature.type.dtype)
+    def _output(self, feature: Feature, values: Mapping[str, Any]) -> Any:
+        return deliver(feature, values[feature.name])
 
     def _state_types(self) -> dict[str, TensorType]:
         return {n.name: n.type.wrapped for n in self._function.inputs if isinstance(n.type, StateType)}

@@ -79,9 +79,10 @@ for _name, _binary_kernel in _BINARY.items():
 
 @op("real_div")
 def real_div(site: Site) -> Bound:
-    """`x / y`. What Core ML does with integers is undocumented, so they are refused."""
-    site.require(site.output_type().dtype.is_float, f"division gives {site.output_type()}, only floats are handled")
-    return site.bind(torch.div, "x", "y")
+    """`x / y`; integers give the quotient without its fraction, as coremltools' own tests expect of Core ML."""
+    if site.output_type().dtype.is_float:
+        return site.bind(torch.div, "x", "y")
+    return site.bind(partial(torch.div, rounding_mode="trunc"), "x", "y")
 
 
 @op("inverse")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
+from converters.mil.ops.conv import conv
 from converters.mil.ops.registry import op
 from converters.mil.site import Bound, Site
 
@@ -50,3 +52,26 @@ def dequantize(site: Site) -> Bound:
         return steps * scale.reshape(spread)
 
     return site.bind(kernel, "input", "scale", "zero_point")
+
+
+@op("conv_quantized")
+def conv_quantized(site: Site) -> Bound:
+    """Convolution with a weight that is stored in bits: `weight * quant_scale + quant_bias`, scalars or per output.
+
+    Only the TensorFlow converter emits it, and documents it as experimental. Its look-up tables have no parameter
+    that would hold them.
+    """
+    site.text("quantization_type", among=("linear",))
+    site.integer("nbits", 8)
+    plain = conv(site)
+    spread = (-1, *[1] * (site.rank("weight") - 1))
+    scale, offset = (
+        torch.from_numpy(np.array(site.array(name), np.float32)).reshape(spread)
+        for name in ("quant_scale", "quant_bias")
+    )
+
+    def kernel(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        result: torch.Tensor = plain.kernel(x, weight.to(torch.float32) * scale + offset, bias)
+        return result
+
+    return Bound(kernel, plain.registers)

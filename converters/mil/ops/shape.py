@@ -149,7 +149,9 @@ def tile(site: Site) -> Bound:
 @op("flatten2d", moves=True)
 def flatten2d(site: Site) -> Bound:
     """Two axes: the product of those before `axis`, and the rest."""
-    axis = site.axis("axis", site.rank("x") + 1, 1)
+    rank, axis = site.rank("x"), site.integer("axis", 1)
+    site.require(-rank <= axis <= rank, f"splits rank {rank} at axis {axis}")
+    axis = axis + rank if axis < 0 else axis
     return site.bind(lambda x: x.reshape(int(torch.Size(x.shape[:axis]).numel()), -1), "x")
 
 

@@ -170,7 +170,7 @@ def _copy(package: Path, folder: Path) -> Path:
 def test_damaged_packages_are_named(package: Path, tmp_path: Path) -> None:
     with pytest.raises(ProgramError, match="no such file"):
         load_package(tmp_path / "absent.mlpackage")
-    with pytest.raises(ProgramError, match=r"not a \.mlpackage"):
+    with pytest.raises(ProgramError, match=r"neither a \.mlpackage"):
         load_package(tmp_path)
     copy = _copy(package, tmp_path)
     (copy / "Data/com.apple.CoreML/model.mlmodel").write_bytes(b"\xff\xff\xff")
@@ -186,11 +186,6 @@ def test_damaged_packages_are_named(package: Path, tmp_path: Path) -> None:
     (copy / "Manifest.json").write_text("[]")
     with pytest.raises(ProgramError, match="names no root model"):
         load_package(copy)
-    compiled = tmp_path / "c.mlmodelc"
-    compiled.mkdir()
-    (compiled / "model.mil").write_text("program(1.0) {}")
-    with pytest.raises(ProgramError, match="cannot be read yet"):
-        load_package(compiled)
 
 
 @pytest.mark.parametrize(

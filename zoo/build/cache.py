@@ -6,6 +6,7 @@ steps/<2 hex>/<key>/output/...     the files at their bundle paths
 steps/tmp/<key>-<random>/          an output in the making, moved into place when complete
 steps/locks/<key>.lock             held while a step runs, so that two builds do not run the same one
 steps/latest/<entry>/<name>.json   the inputs of a component's last run, to say why it runs again
+steps/measured/<entry>/<name>.json memory and time of that run, to plan the next one
 ```
 """
 
@@ -28,7 +29,7 @@ from zoo.digests import DigestCache, Digests, hash_files
 from zoo.documents import canonical_json, decode, parse_json, read_bytes, write_atomically
 from zoo.errors import DiskError, ZooError
 from zoo.lock import Sha256, Size, Xxh3
-from zoo.manifest import Struct
+from zoo.manifest import Parameter, Struct
 from zoo.paths import check_bundle_path
 
 STEP_SCHEMA = 1
@@ -55,6 +56,40 @@ class StepRecord(Struct, frozen=True, kw_only=True):
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
+
+
+class Measured(Struct, frozen=True, kw_only=True):
+    """What a run of a step took.
+
+    Attributes:
+        recipe, version, parameters, tensor_bytes: what a later run has to have in common for this to tell of it.
+        peak_bytes: resident memory of its worker at most; 0 if unknown.
+        seconds: from start to end.
+    """
+
+    recipe: str
+    version: int
+    parameters: dict[str, Parameter]
+    tensor_bytes: int
+    peak_bytes: int
+    seconds: float
+
+    @classmethod
+    def of(cls, inputs: Inputs, tensor_bytes: int, peak_bytes: int, seconds: float) -> Measured:
+        """What was measured of a run with these inputs."""
+        return cls(
+            recipe=inputs.recipe,
+            version=inputs.version,
+            parameters=inputs.parameters,
+            tensor_bytes=tensor_bytes,
+            peak_bytes=peak_bytes,
+            seconds=round(seconds, 3),
+        )
+
+    def tells_of(self, inputs: Inputs, tensor_bytes: int) -> bool:
+        """Whether a run with these inputs would take about as much."""
+        own = (self.recipe, self.version, self.parameters, self.tensor_bytes)
+        return own == (inputs.recipe, inputs.version, inputs.parameters, tensor_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +185,28 @@ class StepCache:
             raise DiskError(f"{folder}: cannot be written: {error.strerror}") from None
         return working / "output"
 
+    def adopt(self, found: Path, output: Path) -> None:
+        """Make a directory that a worker elsewhere filled, inside the run's own, the run's output.
+
+        Args:
+            found: where the worker wrote; below the directory that `output` is in.
+            output: what `start` returned, empty; anything else beside it goes away.
+
+        Raises:
+            DiskError: it is not there.
+        """
+        place = output.parent
+        if place not in found.parents:
+            raise DiskError(f"{found}: not in {place}, where the step was to be made")
+        try:
+            output.rmdir()
+            found.rename(output)
+        except OSError as error:
+            raise DiskError(f"{found}: cannot be moved: {error.strerror}") from None
+        for leftover in place.iterdir():
+            if leftover != output:
+                remove_tree(leftover)
+
     def store(self, key: str, recipe: str, output: Path, files: Iterable[tuple[str, Digests]]) -> CachedStep:
         """Move a complete output into place; the caller holds the lock. A damaged one that was there goes away.
 
@@ -207,6 +264,20 @@ class StepCache:
 
     def _latest_path(self, step: Step) -> Path:
         return self.directory / "latest" / step.entry / f"{step.component}.json"
+
+    def measured(self, step: Step) -> Measured | None:
+        """What the component's last run took, if it is known."""
+        try:
+            return msgspec.json.decode(self._measured_path(step).read_bytes(), type=Measured)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def set_measured(self, step: Step, measured: Measured) -> None:
+        """Remember what a run took."""
+        write_atomically(self._measured_path(step), canonical_json(msgspec.to_builtins(measured)))
+
+    def _measured_path(self, step: Step) -> Path:
+        return self.directory / "measured" / step.entry / f"{step.component}.json"
 
 
 def regular_files(folder: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +11,7 @@ from zoo.build.cache import CachedStep, Damaged, StepCache
 from zoo.build.graph import Graph, Step
 from zoo.build.keys import Inputs, difference, step_inputs, step_key
 from zoo.build.recipes import Family, FindFamily, load_family
+from zoo.build.resources import expected_memory
 from zoo.build.tensor_digests import Identity, TensorDigestCache, file_digests, file_identity, tensor_digests
 from zoo.catalog import unknown
 from zoo.errors import ConversionError
@@ -37,6 +38,7 @@ class PlannedStep:
         cached: the output; None while it has to be made.
         selected: False for steps that `--only` leaves out.
         tensor_bytes: bytes of checkpoint tensors it reads.
+        memory: bytes that its worker is expected to hold at most.
     """
 
     step: Step
@@ -48,6 +50,7 @@ class PlannedStep:
     cached: CachedStep | None
     selected: bool
     tensor_bytes: int
+    memory: int
 
     @property
     def runs(self) -> bool:
@@ -112,6 +115,8 @@ class BuildPlan:
                     "state": planned.state if planned.selected or planned.state == "cached" else "left out",
                     "reason": planned.reason,
                     "size": planned.cached.record.size if planned.cached else None,
+                    "tensor_bytes": planned.tensor_bytes,
+                    "memory": planned.memory,
                 }
                 for planned in self.steps
             ],
@@ -173,7 +178,7 @@ def plan_build(
             cache,
             selected=not only or bool(set(only).intersection(graph.components_of(step))),
             force=force,
-            tensor_bytes=sum(sizes[name] for name in needs[step.id].tensors),
+            sizes=[sizes[name] for name in needs[step.id].tensors],
         )
         for step in graph.steps
     ]
@@ -188,15 +193,29 @@ def plan_build(
     )
 
 
-def step_tensor_bytes(graph: Graph, checkpoint: Checkpoint, find_family: FindFamily = load_family) -> dict[str, int]:
-    """Bytes of checkpoint tensors that each step reads, by step id. Reads headers only.
+@dataclass(frozen=True, slots=True)
+class StepNeeds:
+    """What a step takes, as far as the checkpoint's headers tell: bytes of tensors read, bytes of memory."""
+
+    tensor_bytes: int
+    memory: int
+
+
+def needs_of_steps(
+    graph: Graph, checkpoint: Checkpoint, find_family: FindFamily = load_family
+) -> dict[str, StepNeeds]:
+    """What each step takes, by step id. Reads headers only.
 
     Raises:
         ConversionError: the checkpoint does not fit, see `plan_build`.
     """
     needs = _check_fits(graph, checkpoint, find_family)
     sizes = _tensor_sizes(checkpoint, needs)
-    return {step: sum(sizes[name] for name in need.tensors) for step, need in needs.items()}
+    found = {}
+    for step in graph.steps:
+        own = [sizes[name] for name in needs[step.id].tensors]
+        found[step.id] = StepNeeds(sum(own), step.recipe.memory.of(own))
+    return found
 
 
 def _tensor_sizes(checkpoint: Checkpoint, needs: Mapping[str, Needs]) -> dict[str, int]:
@@ -213,7 +232,7 @@ def _plan_step(
     *,
     selected: bool,
     force: bool,
-    tensor_bytes: int,
+    sizes: Sequence[int],
 ) -> PlannedStep:
     key = step_key(inputs)
     found = cache.find(key)
@@ -228,7 +247,8 @@ def _plan_step(
         latest = cache.latest(step)
         reason = "first build" if latest is None else difference(latest, inputs) or "its cached output is gone"
     cached = found if isinstance(found, CachedStep) and state == "cached" else None
-    return PlannedStep(step, components, key, inputs, state, reason, cached, selected, tensor_bytes)
+    memory = expected_memory(step.recipe, sizes, cache.measured(step), inputs)
+    return PlannedStep(step, components, key, inputs, state, reason, cached, selected, sum(sizes), memory)
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:

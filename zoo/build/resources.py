@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from converters.recipe import Recipe
+    from zoo.build.cache import Measured
+    from zoo.build.keys import Inputs
 
 WORKER_BASE_BYTES = 1_000_000_000
 """A worker with torch and coremltools imported and a graph in the making: 0.5 to 0.8 GB measured on Linux with
-checkpoints of a few megabytes."""
+checkpoints of a few megabytes. Less than that is not worth starting with."""
 
-SIDECAR_BYTES = 1_000_000_000
-"""What a step that streams tensors row by row holds at most, buffers and the pages it has touched."""
-
-BYTES_PER_TENSOR_BYTE = 6
-"""Peak memory of a step per byte of bfloat16 weights it reads: as float32 (2), as traced constants (2), in the
-program being serialised (1), and one for what lies between."""
+MEASURED_MARGIN = 1.1
+"""What a step took the last time, and so much more, is what it is expected to take."""
 
 MEMORY_SHARE = 0.8
 """Part of the available memory that a build takes."""
@@ -24,14 +26,18 @@ MEMORY_SHARE = 0.8
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
-def step_memory(tensor_bytes: int, *, model: bool) -> int:
-    """Estimated peak memory of a step.
+def expected_memory(recipe: Recipe, sizes: Sequence[int], measured: Measured | None, inputs: Inputs) -> int:
+    """Bytes that a step's worker is expected to hold at most.
 
     Args:
-        tensor_bytes: bytes of the checkpoint tensors it reads.
-        model: whether it makes a model, which needs them all at once; sidecar files are written row by row.
+        recipe: what runs; says what it needs.
+        sizes: bytes of each checkpoint tensor that it reads.
+        measured: what the component's last run took; counts if it was a run of the same kind.
+        inputs: of the run to come.
     """
-    return WORKER_BASE_BYTES + (BYTES_PER_TENSOR_BYTE * tensor_bytes if model else min(tensor_bytes, SIDECAR_BYTES))
+    if measured is not None and measured.peak_bytes and measured.tells_of(inputs, sum(sizes)):
+        return int(MEASURED_MARGIN * measured.peak_bytes)
+    return recipe.memory.of(sizes)
 
 
 def usable_memory() -> int:

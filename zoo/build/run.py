@@ -12,14 +12,17 @@ from typing import Any
 from zoo.build.assemble import Assembly, assemble, plan_assembly, refuse_foreign, unowned_files
 from zoo.build.cache import CachedStep, StepCache
 from zoo.build.checks import check_bundle
-from zoo.build.executor import Executor, Outcome, Task
+from zoo.build.executor import Executor, OpenExecutor
 from zoo.build.graph import Graph
+from zoo.build.local import LocalExecutor
 from zoo.build.plan import BuildPlan, plan_build
 from zoo.build.recipes import FindFamily, load_family, require_libraries
-from zoo.build.resources import step_memory, usable_cores, usable_memory
+from zoo.build.resources import usable_cores, usable_memory
+from zoo.build.scheduler import Outcome, Scheduler, Task, step_units
+from zoo.build.store import StepStore
 from zoo.build.tensor_digests import TensorDigestCache
 from zoo.digests import DigestCache
-from zoo.errors import ConversionError, DiskError
+from zoo.errors import ConversionError, DiskError, UsageError
 from zoo.events import Progress, Silent
 from zoo.locations import cache_directory
 from zoo.lock import Lock, lock_path
@@ -184,12 +187,61 @@ def assembly_if_cached(plan: BuildPlan, build: Path, caches: Caches) -> Assembly
     return plan_assembly(plan, outputs, build, caches.digests)
 
 
+def plan_units(plan: BuildPlan) -> int:
+    """Progress units of all steps that will run."""
+    return sum(step_units(planned.step) for planned in plan.to_run)
+
+
+LOCAL = "local"
+"""The executor that is this machine."""
+
+DASK = "dask://"
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where and with how much the steps of a build run.
+
+    Attributes:
+        executor: `local`, or `dask://HOST:PORT`.
+        jobs: steps at once; None for as many as there are cores.
+        memory: bytes for the steps of one machine together; None for most of what is free.
+        store: a directory or URL in which outputs are shared between machines.
+    """
+
+    executor: str = LOCAL
+    jobs: int | None = None
+    memory: int | None = None
+    store: str | None = None
+
+
+def executor_of(where: Where, store: StepStore | None, progress: Progress) -> OpenExecutor:
+    """What makes the executor that `where` names.
+
+    Raises:
+        UsageError: there is no such executor.
+    """
+    if where.executor == LOCAL:
+        jobs, memory = where.jobs or usable_cores(), where.memory or usable_memory()
+        return lambda steps: LocalExecutor(min(jobs, steps), memory)
+    if where.executor.startswith(DASK):
+        from zoo.build.dask_executor import connect
+
+        address = where.executor.removeprefix(DASK)
+
+        def open_dask(_steps: int) -> Executor:
+            return connect(address, jobs=where.jobs, memory=where.memory, store=store, progress=progress)
+
+        return open_dask
+    raise UsageError(f"--executor {where.executor}: no such executor", hint="local, or dask://HOST:PORT")
+
+
 def carry_out(
     plan: BuildPlan,
     build: Path,
     caches: Caches,
     *,
-    jobs: int | None = None,
+    where: Where = Where(),
     progress: Progress | None = None,
 ) -> BuildResult:
     """Run what has to run and assemble the bundle.
@@ -198,16 +250,18 @@ def carry_out(
         plan: from `make_plan`.
         build: the directory that builds lie in.
         caches: as for the plan.
-        jobs: workers at most; the number of cores by default.
-        progress: of the steps.
+        where: the steps run.
+        progress: of the steps, then of the assembly.
 
     Raises:
-        ConversionError, MissingExtra, DiskError, Conflict: see `Executor.run` and `assemble`. Finished steps are kept.
+        ConversionError, MissingExtra, DiskError, Conflict: see `Scheduler.run` and `assemble`; what is finished is
+            kept. Also: the cluster does not answer, Dask is not installed.
+        UsageError: there is no such executor or store.
     """
     refuse_foreign(build / plan.graph.entry.id)
     if plan.complete_after:
         _require_writable(build)
-    outcomes = _run_steps(plan, caches, jobs or usable_cores(), progress or Silent())
+    outcomes = _run_steps(plan, caches, where, progress or Silent())
     outputs = _cached_outputs(plan) | {name: outcome.cached for name, outcome in outcomes.items()}
     components = _results(plan, outputs, outcomes)
     if len(outputs) < len(plan.steps):
@@ -230,25 +284,30 @@ def _require_writable(build: Path) -> None:
         raise DiskError(f"{build}: no permission to write there", hint="choose another with --out DIR")
 
 
-def _run_steps(plan: BuildPlan, caches: Caches, jobs: int, progress: Progress) -> dict[str, Outcome]:
+def _run_steps(plan: BuildPlan, caches: Caches, where: Where, progress: Progress) -> dict[str, Outcome]:
     if not plan.to_run:
         return {}
-    require_libraries(name for planned in plan.to_run for name in planned.step.recipe.libraries)
+    store = StepStore(where.store) if where.store else None
+    open_executor = executor_of(where, store, progress)
+    if where.executor == LOCAL:
+        require_libraries(name for planned in plan.to_run for name in planned.step.recipe.libraries)
     caches.steps.sweep()
-    executor = Executor(
+    scheduler = Scheduler(
         plan.checkpoint,
         caches.steps,
         progress,
-        jobs=jobs,
-        memory=usable_memory(),
+        open_executor,
+        store=store,
+        sources=plan.sources,
         check_unchanged=plan.check_unchanged,
     )
-    return executor.run(
+    return scheduler.run(
         Task(
             planned.step,
             planned.key,
             planned.inputs,
-            memory=step_memory(planned.tensor_bytes, model=planned.step.model is not None),
+            memory=planned.memory,
+            tensor_bytes=planned.tensor_bytes,
             force=plan.forced,
         )
         for planned in plan.to_run

@@ -40,6 +40,19 @@ def build(
         int | None,
         typer.Option("--jobs", "-j", min=1, metavar="N", help="Steps at once.", show_default="cores, minding memory"),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory", metavar="SIZE", help="Memory for all steps, e.g. 6G.", show_default="most of the free"
+        ),
+    ] = None,
+    executor: Annotated[
+        str, typer.Option("--executor", metavar="WHERE", help="Where steps run: local, or dask://HOST:PORT.")
+    ] = "local",
+    store: Annotated[
+        str | None,
+        typer.Option("--store", metavar="URL", help="Share outputs of steps: a directory or an object store."),
+    ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="COMPONENT", help="Just this component (repeatable, or a,b)."),
@@ -62,20 +75,26 @@ def build(
       zoo build gemma4-e4b --checkpoint gemma-4-E4B-it
       zoo build gemma4-e4b-multimodal --checkpoint gemma-4-E4B-it --dry-run
       zoo build gemma4-e4b --only rope,tokenizer --force
+      zoo build gemma4-e4b --memory 6G
+      zoo build gemma4-e4b --executor dask://head:8786
     """
     from zoo.build.graph import make_graph
     from zoo.build.run import (
+        Where,
         assembly_if_cached,
         carry_out,
         checkpoint_directory,
         files_to_remove,
         make_plan,
         open_caches,
+        plan_units,
     )
     from zoo.catalog import load_catalog
     from zoo.locations import build_directory, zoo_directory
     from zoo.report.progress import progress_display
+    from zoo.sizes import parse_size
 
+    where = Where(executor, jobs, parse_size(memory, "--memory") if memory else None, store)
     catalog = load_catalog(zoo_directory(zoo))
     graph = make_graph(catalog, entry)
     source = checkpoint_directory(graph.entry.manifest, checkpoint)
@@ -91,8 +110,8 @@ def build(
             return
         if not idle and not quiet and output is OutputFormat.text:
             say(_plan_text(plan, assembly, removed))
-        with progress_display("Building", unit="steps", quiet=quiet) as progress:
-            result = carry_out(plan, builds, caches, jobs=jobs, progress=progress)
+        with progress_display("Building", unit="steps", total=plan_units(plan), quiet=quiet) as progress:
+            result = carry_out(plan, builds, caches, where=where, progress=progress)
     if output is OutputFormat.json:
         print_json(result.to_json())
     else:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from zoo.build.graph import Graph
-from zoo.build.plan import open_checkpoint, step_tensor_bytes
+from zoo.build.plan import needs_of_steps, open_checkpoint
 from zoo.build.recipes import FindFamily, load_family
-from zoo.build.resources import step_memory
 from zoo.doctor.facts import Undertaking
 from zoo.errors import ConversionError
 
@@ -22,14 +21,12 @@ def consider(graph: Graph, checkpoint: Path, find_family: FindFamily = load_fami
     """
     entry = graph.entry
     try:
-        sizes = step_tensor_bytes(graph, open_checkpoint(checkpoint), find_family)
+        needs = needs_of_steps(graph, open_checkpoint(checkpoint), find_family)
     except ConversionError as error:
         return Undertaking(entry.id, problem=error.message, hint=error.hint or "")
-    memory = {step.id: step_memory(sizes[step.id], model=step.model is not None) for step in graph.steps}
-    largest = max(memory, key=lambda name: memory[name], default="")
+    largest = max(needs, key=lambda name: needs[name].memory, default="")
+    memory = needs[largest].memory if largest else 0
     lock = entry.lock
     # Every step writes less than it reads: 4 bits per weight for models, 8 for embedding tables, 16 for the rest.
-    output = lock.unique_size if lock is not None else sum(sizes.values())
-    return Undertaking(
-        entry.id, largest_step=largest, memory=memory.get(largest, 0), output=output, exact=lock is not None
-    )
+    output = lock.unique_size if lock is not None else sum(need.tensor_bytes for need in needs.values())
+    return Undertaking(entry.id, largest_step=largest, memory=memory, output=output, exact=lock is not None)

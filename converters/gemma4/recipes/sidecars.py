@@ -8,7 +8,7 @@ from converters.gemma4.config import parse_config
 from converters.gemma4.sidecars import PLE_TABLE
 from converters.gemma4.tensors import EMBEDDING, LM_HEAD, PLE_NORM, PLE_PROJECTION
 from converters.parameters import text
-from converters.recipe import Needs, Parameters, Recipe
+from converters.recipe import STREAMED, Needs, Parameters, Recipe
 
 _RUN = "converters.gemma4.sidecars"
 
@@ -70,7 +70,7 @@ def _audio_features(checkpoint: Checkpoint, parameters: Parameters) -> Needs:
 
 
 SIDECAR_RECIPES: tuple[Recipe, ...] = (
-    Recipe("gemma4.embeddings", 1, ("torch",), {}, _embeddings, f"{_RUN}:embeddings", weight=0.5),
+    Recipe("gemma4.embeddings", 1, ("torch",), {}, _embeddings, f"{_RUN}:embeddings", weight=0.5, memory=STREAMED),
     Recipe(
         "gemma4.per-layer-embeddings",
         1,
@@ -79,6 +79,7 @@ SIDECAR_RECIPES: tuple[Recipe, ...] = (
         _per_layer_embeddings,
         f"{_RUN}:per_layer_embeddings",
         weight=2.0,
+        memory=STREAMED,
     ),
     Recipe(
         "gemma4.per-layer-projection",
@@ -88,6 +89,7 @@ SIDECAR_RECIPES: tuple[Recipe, ...] = (
         _per_layer_projection,
         f"{_RUN}:per_layer_projection",
         weight=0.1,
+        memory=STREAMED,
     ),
     Recipe(
         "gemma4.rope",
@@ -97,6 +99,7 @@ SIDECAR_RECIPES: tuple[Recipe, ...] = (
         _rope,
         f"{_RUN}:rope_tables",
         weight=0.1,
+        memory=STREAMED,
     ),
     Recipe(
         "gemma4.model-config",
@@ -112,6 +115,7 @@ SIDECAR_RECIPES: tuple[Recipe, ...] = (
         _model_config,
         f"{_RUN}:model_settings",
         weight=0.01,
+        memory=STREAMED,
     ),
     Recipe(
         "gemma4.tokenizer",
@@ -121,6 +125,7 @@ SIDECAR_RECIPES: tuple[Recipe, ...] = (
         _tokenizer,
         f"{_RUN}:tokenizer",
         weight=0.05,
+        memory=STREAMED,
     ),
     Recipe(
         "gemma4.audio-projection",
@@ -130,6 +135,7 @@ SIDECAR_RECIPES: tuple[Recipe, ...] = (
         _audio_projection,
         f"{_RUN}:audio_projection",
         weight=0.05,
+        memory=STREAMED,
     ),
     Recipe(
         "gemma4.audio-features",
@@ -139,5 +145,6 @@ SIDECAR_RECIPES: tuple[Recipe, ...] = (
         _audio_features,
         f"{_RUN}:audio_features_files",
         weight=0.01,
+        memory=STREAMED,
     ),
 )

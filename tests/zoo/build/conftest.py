@@ -11,7 +11,7 @@ import pytest
 from tests.zoo.build import fake
 from zoo.build.graph import make_graph
 from zoo.build.plan import BuildPlan
-from zoo.build.run import BuildResult, carry_out, make_plan, open_caches
+from zoo.build.run import BuildResult, Where, carry_out, make_plan, open_caches
 from zoo.catalog import load_catalog
 
 
@@ -30,11 +30,13 @@ class Bench:
         with open_caches() as caches:
             return make_plan(graph, self.checkpoint, caches, find_family=fake.find_family, **options)
 
-    def run(self, entry: str = "fake-text", *, jobs: int = 2, **options: Any) -> BuildResult:
+    def run(
+        self, entry: str = "fake-text", *, jobs: int = 2, where: Where | None = None, **options: Any
+    ) -> BuildResult:
         graph = make_graph(load_catalog(self.zoo), entry, fake.find_family)
         with open_caches() as caches:
             plan = make_plan(graph, self.checkpoint, caches, find_family=fake.find_family, **options)
-            return carry_out(plan, self.build, caches, jobs=jobs)
+            return carry_out(plan, self.build, caches, where=where or Where(jobs=jobs))
 
     def ran(self, entry: str = "fake-text") -> dict[str, str]:
         """Steps that would run, with the reason."""

@@ -223,9 +223,29 @@ def _misbehave(behave: object, job: Job) -> None:
             (job.output / "surprise.txt").write_text("?")
         case "slow":
             time.sleep(60)
-        case str() as text if text.startswith("gate:"):
+        case str() as text:
+            _follow(*text.partition(":")[::2])
+
+
+def _follow(what: str, place: str) -> None:
+    """Behaviours that need a place to leave a mark in."""
+    match what:
+        case "hold":
+            # Holds 200 MB, until another step holds as much for a while.
+            (Path(place) / str(os.getpid())).touch()
+            held = bytearray(200 << 20)
+            held[::4096] = b"x" * len(held[::4096])
+            while len(list(Path(place).iterdir())) < 2:
+                time.sleep(0.02)
+            time.sleep(0.6)
+        case "die":
+            # The first time, the process is killed as the system kills one when memory runs out.
+            if not Path(place).exists():
+                Path(place).touch()
+                os.kill(os.getpid(), 9)
+        case "gate":
             # Says that it runs, then waits until the test opens the gate.
-            gate = Path(text.removeprefix("gate:"))
+            gate = Path(place)
             gate.with_suffix(".reached").touch()
             while not gate.exists():
                 time.sleep(0.02)

@@ -318,8 +318,8 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(
 def test_a_checkpoint_that_changes_during_the_build_is_noticed(bench: Bench) -> None:
     plan = bench.plan()
     fake.write_checkpoint(bench.checkpoint, fill={0: 50})
-    from zoo.build.run import carry_out, open_caches
+    from zoo.build.run import Where, carry_out, open_caches
 
     with open_caches() as caches, pytest.raises(ConversionError, match="changed during the build"):
-        carry_out(plan, bench.build, caches, jobs=1)
+        carry_out(plan, bench.build, caches, where=Where(jobs=1))
     assert "fake-text/chunk1" in bench.ran()

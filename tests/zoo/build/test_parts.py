@@ -14,8 +14,9 @@ from tests.zoo.build.conftest import Bench
 from zoo.build import assemble, resources
 from zoo.build.cache import StepCache
 from zoo.build.checks import check_model_folder
-from zoo.build.executor import Executor, Task
-from zoo.build.run import carry_out, open_caches
+from zoo.build.local import LocalExecutor
+from zoo.build.run import Where, carry_out, open_caches
+from zoo.build.scheduler import Scheduler, Task
 from zoo.build.tensor_digests import TensorDigestCache, tensor_digests
 from zoo.digests import DigestCache
 from zoo.errors import ConversionError
@@ -67,8 +68,8 @@ def test_memory_bounds_how_many_steps_run_at_once(bench: Bench, memory: int, mos
     shown = Starts()
     with DigestCache(bench.cache / "digests.sqlite") as digests:
         cache = StepCache(bench.cache / "steps", digests)
-        executor = Executor(bench.checkpoint, cache, shown, jobs=2, memory=memory)
-        done = executor.run(Task(item.step, item.key, item.inputs, 1 << 30) for item in plan.to_run)
+        scheduler = Scheduler(bench.checkpoint, cache, shown, lambda _steps: LocalExecutor(2, memory))
+        done = scheduler.run(Task(item.step, item.key, item.inputs, 1 << 30) for item in plan.to_run)
     assert set(done) == {item.step.id for item in plan.steps}
     assert shown.most == most
 
@@ -82,19 +83,13 @@ def test_longest_steps_start_first(bench: Bench) -> None:
 
     plan = bench.plan()
     with open_caches() as caches:
-        carry_out(plan, bench.build, caches, jobs=1, progress=Order())
+        carry_out(plan, bench.build, caches, where=Where(jobs=1), progress=Order())
     assert order == [f"fake-text/{name}" for name in ("chunk1", "chunk2", "model-config", "rope", "tokenizer")]
 
 
 def test_memory_is_found_and_positive() -> None:
     assert 0 < resources.usable_memory() < 1 << 60
     assert resources.usable_cores() >= 1
-
-
-def test_models_are_expected_to_need_more_than_sidecars() -> None:
-    assert resources.step_memory(0, model=True) == resources.step_memory(0, model=False)
-    large = 5_600_000_000
-    assert resources.step_memory(large, model=True) > 30_000_000_000 > resources.step_memory(large, model=False)
 
 
 def test_a_container_limit_counts(tmp_path: Path) -> None:

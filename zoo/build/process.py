@@ -1,4 +1,4 @@
-"""Worker processes as the executor sees them: start, give a job, receive reports, kill."""
+"""A worker process from outside: start, give a job, receive what it says, see its memory, kill."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.build.resources import usable_cores, worker_environment
+from zoo.build.resources import worker_environment
 from zoo.errors import DiskError
 
 POLL_SECONDS = 0.25
@@ -21,7 +21,7 @@ POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Said:
     """Something a worker said; `message` is None when its output ended."""
 
     worker: Worker
@@ -31,7 +31,7 @@ class Report:
 class Worker:
     """One process. `log` gets what it prints until its first job gives it a log of its own."""
 
-    def __init__(self, reports: queue.Queue[Report], threads: int, log: Path) -> None:
+    def __init__(self, reports: queue.Queue[Said], threads: int, log: Path) -> None:
         try:
             with log.open("a") as stderr:
                 self._process = subprocess.Popen(
@@ -50,16 +50,16 @@ class Worker:
         self._thread = threading.Thread(target=self._listen, args=(reports,), daemon=True)
         self._thread.start()
 
-    def _listen(self, reports: queue.Queue[Report]) -> None:
+    def _listen(self, reports: queue.Queue[Said]) -> None:
         stdout = self._process.stdout
         if stdout is None:
             raise AssertionError("standard output is a pipe")
         for line in stdout:
             try:
-                reports.put(Report(self, json.loads(line)))
+                reports.put(Said(self, json.loads(line)))
             except ValueError:
                 continue  # a library wrote past the redirection; the log has the rest
-        reports.put(Report(self, None))
+        reports.put(Said(self, None))
 
     def give(self, job: Mapping[str, Any]) -> None:
         """Send a job. If the process is dead already, its end is reported like any other."""
@@ -81,6 +81,15 @@ class Worker:
             return "it closed its output"
         return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
 
+    @property
+    def status(self) -> int | None:
+        """Exit status of a process that has ended, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def memory(self) -> int:
+        """Bytes that the process holds and nobody could take from it: without pages of files. 0 if unknown."""
+        return held_memory(self._process.pid)
+
     def kill(self) -> None:
         """End the process at once and wait for it."""
         self._process.kill()
@@ -94,42 +103,11 @@ class Worker:
                     continue
 
 
-class Pool:
-    """Up to `size` workers, started when they are needed and kept for the next job."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.reports: queue.Queue[Report] = queue.Queue()
-        self._idle: list[Worker] = []
-        self._all: list[Worker] = []
-
-    def take(self, log: Path) -> Worker:
-        """A worker that has nothing to do."""
-        if self._idle:
-            return self._idle.pop()
-        worker = Worker(self.reports, usable_cores() // self.size, log)
-        self._all.append(worker)
-        return worker
-
-    def put_back(self, worker: Worker) -> None:
-        """The worker has finished its job."""
-        self._idle.append(worker)
-
-    def drop(self, worker: Worker) -> None:
-        """The worker is dead."""
-        self._all.remove(worker)
-        worker.kill()
-
-    def next_report(self) -> Report | None:
-        """The next thing a worker says; None after a short while of silence."""
-        try:
-            return self.reports.get(timeout=POLL_SECONDS)
-        except queue.Empty:
-            return None
-
-    def close(self) -> None:
-        """End every worker."""
-        for worker in self._all:
-            worker.kill()
-        self._all.clear()
-        self._idle.clear()
+def held_memory(pid: int) -> int:
+    """Resident bytes of a process that are not pages of a file; 0 where the system does not say (it does on Linux)."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    found = dict(line.split(":", 1) for line in lines if line.startswith(("RssAnon", "RssShmem")))
+    return sum(int(value.split()[0]) for value in found.values()) * 1024

@@ -17,7 +17,6 @@ from converters.checkpoint import Checkpoint
 from converters.errors import RecipeError
 from converters.gemma4.family import known_unused
 from converters.gemma4.recipes import RECIPES
-from converters.recipe import ParameterValue
 from tests.converters.parity.conftest import build
 
 pytestmark = pytest.mark.convert
@@ -25,8 +24,8 @@ pytestmark = pytest.mark.convert
 Save = Callable[[Path, Path], None]
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
-CHUNK: dict[str, ParameterValue] = {"chunk": 4, "context_length": 32, "verify": 0}
-STEPS: dict[str, dict[str, ParameterValue]] = {
+CHUNK: dict[str, str | int] = {"chunk": 4, "context_length": 32, "verify": 0}
+STEPS: dict[str, dict[str, str | int]] = {
     "gemma4.decode-chunk": CHUNK,  # reads the embedding, the final norm and layers
     "gemma4.embeddings": {},
     "gemma4.per-layer-embeddings": {},

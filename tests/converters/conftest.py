@@ -1,4 +1,7 @@
-"""Synthetic checkpoints shared by all converter tests; built once per session, never written to."""
+"""Synthetic checkpoints, and bundles built from them, shared by all converter tests.
+
+They are built once per session, by the first test that asks, and never written to.
+"""
 
 import os
 from dataclasses import replace
@@ -51,3 +54,87 @@ def _make(tmp_path_factory: pytest.TempPathFactory, size: str) -> Path:
         "odd-e2b": Size(20, 5, 10, 1, 18, 88, True, 1000, 10, 1, 1, "2MB", hidden=72, per_layer=12, heads=3),
     }
     return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / size, size=others.get(size, size))
+
+
+@pytest.fixture(scope="session")
+def e4b_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything an E4B multimodal bundle has: decoder in int4 look-up tables as it is shipped, encoders in fp16."""
+    from tests.converters.parity.conftest import FOUR_CHUNKS, FRAMES, IMAGE_TOKENS, THREE_CHUNKS, build, build_text
+
+    output = tmp_path_factory.mktemp("bundles") / "e4b"
+    build_text(tiny_checkpoint, output, bits=4, verify=0, chunks=FOUR_CHUNKS + THREE_CHUNKS[1:])
+    build(tiny_checkpoint, output, "gemma4.vision-encoder", "vision.ane", tokens=IMAGE_TOKENS)
+    build(tiny_checkpoint, output, "gemma4.audio-encoder", "audio", frames=FRAMES, bits=16)
+    build(tiny_checkpoint, output, "gemma4.audio-projection", "audio-projection")
+    return output
+
+
+@pytest.fixture(scope="session")
+def e2b_bundle(tiny_e2b_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """E2B's layout (one K/V head, double-wide MLPs) in fp16, which holds the checkpoint's weights exactly.
+
+    Its packages have two functions, as all decode chunks that are shipped.
+    """
+    from tests.converters.parity.conftest import DRAFTS, FOUR_CHUNKS, build_text
+
+    output = tmp_path_factory.mktemp("bundles") / "e2b"
+    build_text(tiny_e2b_checkpoint, output, bits=16, verify=DRAFTS, chunks=FOUR_CHUNKS)
+    return output
+
+
+@pytest.fixture(scope="session")
+def e4b_prefill_bundle(tiny_checkpoint: Path, e4b_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The E4B bundle with prefill chunks for `PREFILL_LENGTH` positions."""
+    from tests.converters.parity.conftest import CONTEXT, PREFILL_LENGTH, build
+
+    output = tmp_path_factory.mktemp("bundles") / "prefill"
+    _link(e4b_bundle, output)
+    given: dict[str, str | int] = {"lengths": str(PREFILL_LENGTH), "context_length": CONTEXT}
+    for number in (1, 2, 3, 4):
+        build(tiny_checkpoint, output, "gemma4.prefill-chunk", f"prefill_chunk{number}", chunk=number, **given)
+    return output
+
+
+@pytest.fixture(scope="session")
+def e4b_stateful(tiny_checkpoint: Path, e4b_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """E4B in int4: three chunks of linear layers, `prefill_b4`, prefill packages; the stateless bundle's sidecars.
+
+    The folder of the chunks, which lies in the bundle.
+    """
+    from tests.converters.parity.conftest import CONTEXT, STATEFUL_BATCH, STATEFUL_PREFILL, build
+    from zoo.routing import STATEFUL_FOLDER as SUBFOLDER
+
+    output = tmp_path_factory.mktemp("stateful") / "e4b" / SUBFOLDER
+    _link(e4b_bundle, output, models=False)
+    for number, name in enumerate(("chunk_1", "chunk_2_3way", "chunk_3"), start=1):
+        given: dict[str, str | int] = {"chunk": number, "context_length": CONTEXT, "projections": "linear"}
+        build(
+            tiny_checkpoint, output, "gemma4.stateful-chunk", f"chunk_{number}", prefill=str(STATEFUL_BATCH), **given
+        )
+        package = f"prefill_T288/{name}_prefill_T288"
+        build(tiny_checkpoint, output, "gemma4.stateful-prefill", package, length=STATEFUL_PREFILL, **given)
+    return output
+
+
+@pytest.fixture(scope="session")
+def e2b_stateful(tiny_e2b_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """E2B in fp16: four chunks of convolutions, `prefill_b4`. The folder of the chunks, which lies in the bundle."""
+    from tests.converters.parity.conftest import CONTEXT, STATEFUL_BATCH, build, build_sidecars
+    from zoo.routing import STATEFUL_FOLDER as SUBFOLDER
+
+    output = tmp_path_factory.mktemp("stateful") / "e2b" / SUBFOLDER
+    output.mkdir(parents=True)
+    build_sidecars(tiny_e2b_checkpoint, output)
+    for number in (1, 2, 3, 4):
+        given: dict[str, str | int] = {"chunk": number, "chunks": 4, "context_length": CONTEXT, "bits": 16}
+        name = f"chunk_{number}"
+        build(tiny_e2b_checkpoint, output, "gemma4.stateful-chunk", name, prefill=str(STATEFUL_BATCH), **given)
+    return output
+
+
+def _link(bundle: Path, output: Path, *, models: bool = True) -> None:
+    """A folder with links to what is in a bundle."""
+    output.mkdir(parents=True)
+    for path in bundle.iterdir():
+        if models or path.suffix != ".mlpackage":
+            (output / path.name).symlink_to(path)

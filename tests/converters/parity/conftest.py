@@ -1,4 +1,4 @@
-"""Bundles built from the tiny checkpoints by running the recipes, and the oracles to compare them with."""
+"""The oracles to compare bundles with, and what builds bundles by running the recipes."""
 
 from __future__ import annotations
 
@@ -21,31 +21,13 @@ CONTEXT = 40
 DRAFTS = 3
 IMAGE_TOKENS = 16
 FRAMES = 40
+STATEFUL_BATCH = 4
+STATEFUL_PREFILL = 6
+PREFILL_LENGTH = 28
+"""More than three windows of eight; less than the prompts with image and sound."""
 
 # 24 positions are three sliding windows of the tiny models
 TEXT = (2, 617, 93, 854, 401, 230, 76, 555, 12, 790, 338, 149, 662, 27, 881, 504, 315, 98, 743, 206, 460, 59, 827, 371)
-
-
-@pytest.fixture(scope="session")
-def e4b_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything an E4B multimodal bundle has: decoder in int4 look-up tables as it is shipped, encoders in fp16."""
-    output = tmp_path_factory.mktemp("parity") / "e4b"
-    build_text(tiny_checkpoint, output, bits=4, verify=0, chunks=FOUR_CHUNKS + THREE_CHUNKS[1:])
-    build(tiny_checkpoint, output, "gemma4.vision-encoder", "vision.ane", tokens=IMAGE_TOKENS)
-    build(tiny_checkpoint, output, "gemma4.audio-encoder", "audio", frames=FRAMES, bits=16)
-    build(tiny_checkpoint, output, "gemma4.audio-projection", "audio-projection")
-    return output
-
-
-@pytest.fixture(scope="session")
-def e2b_bundle(tiny_e2b_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """E2B's layout (one K/V head, double-wide MLPs) in fp16, which holds the checkpoint's weights exactly.
-
-    Its packages have two functions, as all decode chunks that are shipped.
-    """
-    output = tmp_path_factory.mktemp("parity") / "e2b"
-    build_text(tiny_e2b_checkpoint, output, bits=16, verify=DRAFTS, chunks=FOUR_CHUNKS)
-    return output
 
 
 @pytest.fixture(scope="session")

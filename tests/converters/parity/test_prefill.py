@@ -20,7 +20,8 @@ from converters.parity.engine import FOUR_CHUNKS, THREE_CHUNKS, Choice, Engine, 
 from converters.parity.prefill import PREFILL_CHUNKS, Prefill, banded_mask, cache_rows, image_mask, image_spans
 from converters.parity.runner import Load, load_with_mil
 from converters.parity.sidecars import Position, read_audio_projection, read_settings, read_sidecars
-from tests.converters.parity.conftest import CONTEXT, TEXT, build
+from tests.converters.parity.conftest import PREFILL_LENGTH as LENGTH
+from tests.converters.parity.conftest import TEXT
 from tests.converters.parity.multimodal import Prompt, make_prompt
 from tests.converters.parity.oracle import Oracle
 from tests.converters.parity.test_defects import Tampered
@@ -28,24 +29,10 @@ from tests.converters.parity.test_engine import ROUNDING, change_settings, linke
 
 pytestmark = pytest.mark.convert
 
-LENGTH = 28
-"""More than three windows; less than the prompt with image and sound."""
-
 
 @pytest.fixture(scope="module")
-def bundle(tiny_checkpoint: Path, e4b_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = linked(e4b_bundle, tmp_path_factory.mktemp("prefill") / "bundle")
-    for number, name in enumerate(PREFILL_CHUNKS, start=1):
-        build(
-            tiny_checkpoint,
-            folder,
-            "gemma4.prefill-chunk",
-            name,
-            chunk=number,
-            lengths=str(LENGTH),
-            context_length=CONTEXT,
-        )
-    return folder
+def bundle(e4b_prefill_bundle: Path) -> Path:
+    return e4b_prefill_bundle
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,9 @@ from converters.parity.engine import Prediction
 from converters.parity.folder import AnyEngine, Chosen, open_engine
 from converters.parity.runner import LoadStateful, MilModels, load_with_mil
 from converters.parity.stateful import StatefulEngine, ring_mask
-from tests.converters.parity.conftest import CONTEXT, TEXT, build, build_sidecars
+from tests.converters.parity.conftest import CONTEXT, TEXT
+from tests.converters.parity.conftest import STATEFUL_BATCH as BATCH
+from tests.converters.parity.conftest import STATEFUL_PREFILL as PREFILL
 from tests.converters.parity.oracle import Oracle
 from tests.converters.parity.test_engine import HALF_ARITHMETIC, ROUNDING
 from zoo.errors import UnusableBundle
@@ -29,7 +31,6 @@ from zoo.running import chosen, decide, require_driven
 
 pytestmark = pytest.mark.convert
 
-BATCH, PREFILL = 4, 6
 FOUR = ("chunk_1", "chunk_2", "chunk_3", "chunk_4")
 THREE, OF_THREE = (
     FOUR[:3],
@@ -41,31 +42,13 @@ MIXES = ([1] * 24, [BATCH] * 6, [1, 1, 4, 1, 1, 4, 1, 1, 1, 1, 4, 4])
 
 
 @pytest.fixture(scope="module")
-def three(tiny_checkpoint: Path, e4b_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """E4B in int4: three chunks of linear layers, `prefill_b4`, prefill packages; the stateless bundle's sidecars."""
-    output = tmp_path_factory.mktemp("stateful") / "e4b" / SUBFOLDER
-    output.mkdir(parents=True)
-    for path in e4b_bundle.iterdir():
-        if path.suffix != ".mlpackage":
-            (output / path.name).symlink_to(path)
-    for number, name in enumerate(("chunk_1", "chunk_2_3way", "chunk_3"), start=1):
-        given: dict[str, str | int] = {"chunk": number, "context_length": CONTEXT, "projections": "linear"}
-        build(tiny_checkpoint, output, "gemma4.stateful-chunk", f"chunk_{number}", prefill=str(BATCH), **given)
-        package = f"prefill_T288/{name}_prefill_T288"
-        build(tiny_checkpoint, output, "gemma4.stateful-prefill", package, length=PREFILL, **given)
-    return output
+def three(e4b_stateful: Path) -> Path:
+    return e4b_stateful
 
 
 @pytest.fixture(scope="module")
-def four(tiny_e2b_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """E2B in fp16: four chunks of convolutions, `prefill_b4`."""
-    output = tmp_path_factory.mktemp("stateful") / "e2b" / SUBFOLDER
-    output.mkdir(parents=True)
-    build_sidecars(tiny_e2b_checkpoint, output)
-    for number in (1, 2, 3, 4):
-        given = {"chunk": number, "chunks": 4, "context_length": CONTEXT, "bits": 16}
-        build(tiny_e2b_checkpoint, output, "gemma4.stateful-chunk", f"chunk_{number}", prefill=str(BATCH), **given)
-    return output
+def four(e2b_stateful: Path) -> Path:
+    return e2b_stateful
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,20 @@ import math
 import torch
 from torch.nn import functional as F
 
+from converters.mil.carriers import CARRIERS
 from converters.mil.ops.registry import op
 from converters.mil.site import Bound, Site
 
 
 @op("linear")
 def linear(site: Site) -> Bound:
-    """`x @ weight.T + bias`."""
+    """`x @ weight.T + bias`; integer weights (iOS 17) become what `x` is."""
+    if CARRIERS[site.dtype("weight")] != CARRIERS[site.dtype("x")]:
+
+        def mixed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+            return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+        return site.bind(mixed, "x", "weight", "bias")
     return site.bind(F.linear, "x", "weight", "bias")
 
 
@@ -22,6 +29,14 @@ def matmul(site: Site) -> Bound:
     """Batched matrix product, either side transposed in its last two axes if asked for."""
     transpose_x = site.flag("transpose_x", default=False) and site.rank("x") > 1
     transpose_y = site.flag("transpose_y", default=False) and site.rank("y") > 1
+    if CARRIERS[site.dtype("x")] != CARRIERS[site.dtype("y")]:  # iOS 17: a constant becomes what the other one is
+        carrier = site.output_carrier()
+
+        def mixed(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            left, right = x.mT if transpose_x else x, y.mT if transpose_y else y
+            return torch.matmul(left.to(carrier), right.to(carrier))
+
+        return site.bind(mixed, "x", "y")
     if transpose_x and transpose_y:
         return site.bind(lambda x, y: torch.matmul(x.mT, y.mT), "x", "y")
     if transpose_x:

@@ -26,8 +26,12 @@ def shape(site: Site) -> Bound:
 
 
 def _target(x: torch.Tensor, wanted: Sequence[int]) -> list[int]:
-    """The sizes a reshape asks for: 0 inherits the size at its place, -1 is left to torch."""
-    return [x.shape[i] if size == 0 and i < x.dim() else size for i, size in enumerate(wanted)]
+    """The sizes a reshape asks for: -1 is left to torch, 0 inherits the size at its place.
+
+    Places count from the last axis, and beyond the operand's rank 0 stands for 1 (iOS 17; before, ranks were equal).
+    """
+    before = len(wanted) - x.dim()
+    return [size if size else (x.shape[i - before] if i >= before else 1) for i, size in enumerate(wanted)]
 
 
 @op("reshape", moves=True)

@@ -22,7 +22,7 @@ from converters.gemma4.config import FULL, SLIDING, RopeConfig, TokenIds, parse_
 from converters.gemma4.coverage import known_unused
 from converters.gemma4.model_config import model_config, to_json
 from converters.gemma4.recipes import sidecars as declared
-from converters.gemma4.rope import inverse_frequencies, table_rows
+from converters.gemma4.rope import inverse_frequencies, table_rows, write_rope_tables
 from converters.gemma4.tables import blocks, npy_header, quantize_rows
 from converters.recipe import Job, Needs, Recipe
 from tests.converters.gemma4.test_config import e2b, raw
@@ -229,6 +229,23 @@ def test_legacy_rope_differs_in_the_full_tables_only(tiny_checkpoint: Path, tmp_
     right = files(run("gemma4.rope", tiny_checkpoint, tmp_path / "right"))
     legacy = files(run("gemma4.rope", tiny_checkpoint, tmp_path / "legacy", variant="legacy"))
     assert {name for name in right if right[name] != legacy[name]} == {"cos_full.npy", "sin_full.npy"}
+
+
+@pytest.mark.parametrize(("context", "rows"), [(2048, 4096), (4096, 8192)])
+def test_legacy_rope_is_that_of_the_public_bundles_byte_for_byte(tmp_path: Path, context: int, rows: int) -> None:
+    """E4B's tables have 4096 rows, E2B's 8192. All at once here, and written by numpy, as those were."""
+    import torch
+
+    write_rope_tables(parse_config(raw()).text, context, "legacy", tmp_path)
+    for label, width, theta in (("sliding", 256, 10_000.0), ("full", 512, 1_000_000.0)):
+        turns = 1.0 / theta ** (torch.arange(0, width, 2).float() / width)
+        angles = torch.einsum("p,f->pf", torch.arange(rows).float(), turns)
+        both = torch.cat((angles, angles), dim=-1)
+        for name, table in ((f"cos_{label}", both.cos()), (f"sin_{label}", both.sin())):
+            np.save(tmp_path / f"expected_{name}.npy", table.to(torch.float16).numpy())
+            assert (tmp_path / f"{name}.npy").read_bytes() == (tmp_path / f"expected_{name}.npy").read_bytes()
+    size = (tmp_path / "cos_full.npy").stat().st_size
+    assert size == {4096: 4_194_432, 8192: 8_388_736}[rows], "as in the app's lists"
 
 
 @pytest.mark.parametrize("shape", [(4096, 256), (1,), (3200,), (2560, 1536), (1, 1, 1)])

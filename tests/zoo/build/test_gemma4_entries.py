@@ -16,6 +16,7 @@ pytest.importorskip("numpy")
 from converters.checkpoint import INDEX_FILE, Checkpoint, TensorInfo
 from converters.gemma4.full_size import index_json, plan_checkpoint
 from converters.gemma4.synthetic_files import header_of
+from tests.converters.parity.conftest import build
 from tests.zoo.build.every_gemma4_entry import ENTRIES
 from zoo.build.graph import Graph, make_graph
 from zoo.catalog import load_catalog
@@ -70,6 +71,38 @@ def test_the_ten_are_all_whose_checkpoints_are_public() -> None:
     }
     others = {"gemma4-e2b-eagle3", "gemma4-e2b-lookahead-probe"}  # a drafter that is not public, and a variant
     assert {entry for entry, _ in ALL} == public - others
+
+
+SIDECARS = {
+    "gemma4.per-layer-projection": "per_layer",
+    "gemma4.rope": "rope",
+    "gemma4.audio-projection": "audio-projection",
+    "gemma4.audio-features": "audio-features",
+}
+BOTH_SIZES = {
+    "per_layer_norm_weight.bin": 1_024,  # float32, which the app reads; E4B's has 512 bytes in public, of float16
+    "cos_sliding.npy": 2_097_280,
+    "sin_sliding.npy": 2_097_280,
+    "cos_full.npy": 4_194_432,
+    "sin_full.npy": 4_194_432,
+    "output_proj_weight.npy": 3_145_856,
+    "output_proj_bias.npy": 3_200,
+    "mel_filterbank.bin": 131_584,
+}
+OWN_SIZES = {
+    "gemma4-e2b": {"per_layer_projection.bin": 27_525_120, "embed_proj_weight.npy": 4_718_720},
+    "gemma4-e4b": {"per_layer_projection.bin": 55_050_240, "embed_proj_weight.npy": 7_864_448},
+}
+
+
+@pytest.mark.parametrize("model", sorted(OWN_SIZES))
+def test_small_sidecars_have_the_public_sizes(checkpoints: dict[str, Path], model: str, tmp_path: Path) -> None:
+    """Written in full; holes are read as zeros."""
+    for recipe, path in SIDECARS.items():
+        build(checkpoints[model], tmp_path, recipe, path)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    del sizes["audio_config.json"]
+    assert sizes == BOTH_SIZES | OWN_SIZES[model]
 
 
 def changed(checkpoint: Checkpoint, tensors: Tensors) -> Checkpoint:

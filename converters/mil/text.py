@@ -177,9 +177,9 @@ def _arguments(scan: Scanner) -> dict[str, tuple[Argument, ...]]:
     while not scan.passed(")"):
         if found:
             scan.expect(",")
+        if scan.word in found:
+            scan.fail(f"the parameter {scan.word!r} is there twice")
         key = scan.name("a parameter")
-        if key in found:
-            scan.fail(f"the parameter {key!r} is there twice")
         scan.expect("=")
         found[key] = _bound(scan)
     return found

@@ -31,7 +31,7 @@ def _target(x: torch.Tensor, wanted: Sequence[int]) -> list[int]:
     Places count from the last axis, and beyond the operand's rank 0 stands for 1 (iOS 17; before, ranks were equal).
     """
     before = len(wanted) - x.dim()
-    return [size if size else (x.shape[i - before] if i >= before else 1) for i, size in enumerate(wanted)]
+    return [size or (x.shape[i - before] if i >= before else 1) for i, size in enumerate(wanted)]
 
 
 @op("reshape", moves=True)

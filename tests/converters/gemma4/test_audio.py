@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -20,6 +19,7 @@ from converters.gemma4.encoder_tensors import (
     AUDIO_PROJECTION,
 )
 from tests.converters.gemma4 import encoder_cases as cases
+from tests.converters.gemma4.scenes import mel, sound
 
 pytestmark = pytest.mark.convert
 
@@ -98,16 +98,29 @@ def test_encoder_and_projection_equal_transformers(
     check(model, checkpoint, config, random_features(frames))
 
 
-def test_real_sound_through_transformers_extractor(model: Any, checkpoint: Checkpoint, config: Gemma4Config) -> None:
-    from transformers import Gemma4AudioFeatureExtractor
+@pytest.mark.parametrize("size", ["tiny_checkpoint", "odd_e2b_checkpoint"])
+@pytest.mark.parametrize("seconds", [0.4, 2.0])
+def test_sound_through_transformers_extractor(request: pytest.FixtureRequest, size: str, seconds: float) -> None:
+    path = request.getfixturevalue(size)
+    checkpoint = Checkpoint.open(path)
+    features = mel(sound(seconds))
+    assert abs(features.shape[1] - 100 * seconds) <= 2
+    check(cases.reference(path), checkpoint, parse_config(checkpoint.config), features)
 
-    time = np.arange(16_000, dtype=np.float32) / 16_000
-    sound = np.sin(2 * np.pi * (200 + 600 * time) * time) + 0.1 * np.random.default_rng(0).normal(size=16_000)
-    found = Gemma4AudioFeatureExtractor()(
-        [sound.astype(np.float32)], sampling_rate=16_000, return_tensors="np", padding="longest"
-    )
-    assert found["input_features_mask"].all()
-    check(model, checkpoint, config, torch.from_numpy(found["input_features"]).float())
+
+def test_what_follows_a_clip_reaches_its_last_tokens_only(checkpoint: Checkpoint, config: Gemma4Config) -> None:
+    """The encoder takes all its frames for sound, and the app fills up. Attention and convolutions look back only, so
+    just the two strided convolutions see what follows, three frames at most."""
+    clip = mel(sound(0.7))
+    frames = clip.shape[1] // 4 * 4
+    encoder = load_audio(checkpoint, config, FRAMES)
+    quiet = torch.full((1, FRAMES - frames, 128), -6.9)  # the logarithm of the floor
+    loud = random_features(FRAMES - frames)
+    with torch.no_grad():
+        one, other = (encoder(torch.cat([clip[:, :frames], rest], dim=1)) for rest in (quiet, loud))
+    whole = frames // 4 - 1
+    torch.testing.assert_close(one[:, :whole], other[:, :whole], atol=TOLERANCE, rtol=TOLERANCE)
+    assert (one[:, whole + 1 :] - other[:, whole + 1 :]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(("chunk", "left", "right"), [(12, 13, 0), (8, 13, 0), (5, 13, 0), (6, 4, 3), (4, 3, 9)])

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -20,6 +19,7 @@ from converters.gemma4.encoder_tensors import VISION, vision_shapes
 from converters.gemma4.vision import VisionEncoder, load_vision
 from converters.recipe import Parameters
 from tests.converters.gemma4 import encoder_cases as cases
+from tests.converters.gemma4.scenes import patches, picture
 
 pytestmark = pytest.mark.convert
 
@@ -108,15 +108,30 @@ def test_padded_grid_equals_transformers(
     assert not rest.any()
 
 
-def test_real_image_through_transformers_processor(model: Any, checkpoint: Checkpoint, config: Gemma4Config) -> None:
-    pytest.importorskip("PIL")
-    from PIL import Image
-    from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
-
-    noise = np.random.default_rng(0).integers(0, 256, (90, 60, 3), dtype=np.uint8)
-    inputs = Gemma4ImageProcessorPil(max_soft_tokens=70)(Image.fromarray(noise), return_tensors="pt")
-    encoder = load_vision(checkpoint, config, padded_grid(vision_of(config), 70))
-    check(model, encoder, inputs["pixel_values"], inputs["image_position_ids"].to(torch.int32))
+@pytest.mark.parametrize("size", ["tiny_checkpoint", "odd_e2b_checkpoint"])
+@pytest.mark.parametrize(
+    ("tokens", "shape", "real"),
+    [(280, (200, 120), 252), (280, (64, 640), 260), (64, (90, 90), 64), (256, (500, 500), 256)],
+    ids=["image", "narrow", "video frame", "ane"],
+)
+def test_pictures_through_transformers_processor(
+    request: pytest.FixtureRequest, size: str, tokens: int, shape: tuple[int, int], real: int
+) -> None:
+    """`vision` with 280 tokens, `vision_video` with 64, and `vision.ane`, which takes square pictures only."""
+    path = request.getfixturevalue(size)
+    checkpoint = Checkpoint.open(path)
+    config = parse_config(checkpoint.config)
+    make = full_grid if tokens == 256 else padded_grid
+    grid = make(vision_of(config), tokens)
+    pixels, positions = patches([picture(*shape)], tokens=70 if tokens == 64 else 280)
+    if tokens == 256:
+        assert (positions[0, grid.patches :] == -1).all(), "what is left out is padding"
+        pixels, positions = pixels[:, : grid.patches], positions[:, : grid.patches]
+    assert pixels.shape[1] == grid.patches
+    encoder = load_vision(checkpoint, config, grid)
+    rest = check(cases.reference(path), encoder, pixels, positions.to(torch.int32))
+    assert len(rest) == tokens - real
+    assert not rest.any()
 
 
 def test_standardized_features_equal_transformers(config: Gemma4Config, tiny_checkpoint: Path) -> None:

@@ -31,6 +31,9 @@ DASK_HINT = "pip install 'zoo[dask]'"
 CONNECT_SECONDS = 10
 """How long a scheduler may take to answer."""
 
+MORE_ROOM = 2
+"""A step whose process was killed is expected to need so many times as much."""
+
 LOOK_SECONDS = 2.0
 """How often the cluster is asked for its workers."""
 
@@ -79,6 +82,8 @@ class DaskExecutor:
         self._topic = f"zoo-{uuid.uuid4().hex}"
         self._reports: queue.Queue[Report] = queue.Queue()
         self._futures: dict[str, Future[dict[str, Any]]] = {}
+        self._expected: dict[str, int] = {}
+        self._again: set[str] = set()
         self._slots = 0
         self._looked = -LOOK_SECONDS
         self._told = False
@@ -110,6 +115,7 @@ class DaskExecutor:
             pure=False,
         )
         self._futures[order.step] = future
+        self._expected[order.step] = order.memory
         future.add_done_callback(partial(self._ended, order.step))
 
     def next_report(self) -> Report | None:
@@ -144,6 +150,13 @@ class DaskExecutor:
             return
         error = future.exception()
         message = future.result() if error is None else _failure(error)
+        if message.get("killed") and step not in self._again:
+            self._again.add(step)
+            message = {
+                "event": "postponed",
+                "text": f"{step}: {message['message']}, as happens when memory runs out; it runs again with more room",
+                "memory": MORE_ROOM * self._expected[step],
+            }
         self._reports.put(Report(step, message))
 
     def close(self) -> None:

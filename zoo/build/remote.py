@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import signal
 import tempfile
 import threading
 import uuid
@@ -183,7 +184,14 @@ def _run(worker: distributed.Worker, call: Call, output: Path) -> dict[str, Any]
                 except queue.Empty:
                     continue
                 if message is None:
-                    return {"event": "died", "message": f"its worker ended: {process.ending()}", "tail": _tail(log)}
+                    ending = process.ending()
+                    killed = process.status == -signal.SIGKILL
+                    return {
+                        "event": "died",
+                        "message": f"its worker on {worker.address} ended: {ending}",
+                        "killed": killed,
+                        "tail": _tail(log),
+                    }
                 if message["event"] != "progress":
                     return message if message["event"] == "done" else {**message, "tail": _tail(log)}
                 worker.log_event(call.topic, {"step": order.step, "report": message})

@@ -18,7 +18,7 @@ from zoo.build.keys import Inputs
 from zoo.build.recipes import CONVERT_HINT
 from zoo.build.store import StepStore
 from zoo.digests import Digests
-from zoo.errors import ConversionError, DiskError, MissingExtra, ZooError
+from zoo.errors import ConversionError, DiskError, MissingExtra, UnsafePath, ZooError
 from zoo.events import Progress
 from zoo.report.sizes import human_bytes, human_seconds
 
@@ -216,7 +216,7 @@ class Scheduler:
             if files is not None and sorted(path for path, _ in files) == check_step_output(task.step, output):
                 self._progress.say(f"{task.step.id}: from {self._store.url}")
                 return self._keep(task, output, files)
-        except ConversionError as error:
+        except (ConversionError, UnsafePath) as error:
             self._progress.say(f"{error.message}; what {self._store.url} has of it is not used")
         remove_tree(output.parent)
         return None

@@ -46,9 +46,9 @@ class StepStore:
         """
         import fsspec
 
-        self.url = url
+        self.url = url if "://" in url else str(Path(url).absolute())  # workers elsewhere have another directory
         try:
-            self._files, self._root = fsspec.core.url_to_fs(url, **(options or {}))
+            self._files, self._root = fsspec.core.url_to_fs(self.url, **(options or {}))
         except (ValueError, ImportError) as error:
             raise UsageError(f"--store {url}: {error}", hint="a directory, or a URL that fsspec knows") from None
 

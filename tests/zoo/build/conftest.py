@@ -13,6 +13,7 @@ from zoo.build.graph import make_graph
 from zoo.build.plan import BuildPlan
 from zoo.build.run import BuildResult, Where, carry_out, make_plan, open_caches
 from zoo.catalog import load_catalog
+from zoo.events import Progress
 
 
 @dataclass
@@ -31,12 +32,18 @@ class Bench:
             return make_plan(graph, self.checkpoint, caches, find_family=fake.find_family, **options)
 
     def run(
-        self, entry: str = "fake-text", *, jobs: int = 2, where: Where | None = None, **options: Any
+        self,
+        entry: str = "fake-text",
+        *,
+        jobs: int = 2,
+        where: Where | None = None,
+        progress: Progress | None = None,
+        **options: Any,
     ) -> BuildResult:
         graph = make_graph(load_catalog(self.zoo), entry, fake.find_family)
         with open_caches() as caches:
             plan = make_plan(graph, self.checkpoint, caches, find_family=fake.find_family, **options)
-            return carry_out(plan, self.build, caches, where=where or Where(jobs=jobs))
+            return carry_out(plan, self.build, caches, where=where or Where(jobs=jobs), progress=progress)
 
     def ran(self, entry: str = "fake-text") -> dict[str, str]:
         """Steps that would run, with the reason."""

@@ -243,10 +243,16 @@ def _follow(what: str, place: str) -> None:
             if not Path(place).exists():
                 Path(place).touch()
                 os.kill(os.getpid(), 9)
+        case "orphan" | "orphan-always":
+            # The process that started this one is killed: a Dask worker. Ours ends with it.
+            if what == "orphan-always" or not Path(place).exists():
+                Path(place).touch()
+                os.kill(os.getppid(), 9)
+                time.sleep(60)
         case "gate":
             # Says that it runs, then waits until the test opens the gate.
             gate = Path(place)
-            gate.with_suffix(".reached").touch()
+            gate.with_suffix(".reached").write_text(str(os.getpid()))
             while not gate.exists():
                 time.sleep(0.02)
 

@@ -160,7 +160,7 @@ def lstm(site: Site) -> Bound:
         return torch.cat([torch.stack(there), torch.stack(back[::-1])], -1), h, c
 
     forward = ("weight_ih", "weight_hh", "bias", "peephole")
-    reverse = tuple(f"{name}_back" for name in forward)
+    reverse = ("weight_ih_back", "weight_hh_back", "bias_back", "peephole_back")
     if direction == "bidirectional":
         return site.bind(both_ways, "x", "initial_h", "initial_c", *forward, *reverse)
     for name in reverse:

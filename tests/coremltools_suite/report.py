@@ -1,0 +1,167 @@
+"""What a folder of results says: by operation and by test file, as JSON and as tables."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.coremltools_suite.runner import lines
+
+# How a test ended, seen from the runtime.
+AGREES = "agrees"
+"""It asked for predictions and passed."""
+DISAGREES = "disagrees"
+"""It got all the predictions it asked for, and failed afterwards."""
+REFUSED = "refused"
+"""The runtime raised an error, and the test failed."""
+CRASHED = "crashed"
+"""The process died."""
+UNASKED = "unasked"
+"""It passed without a prediction: it is about conversion."""
+BEFORE = "before"
+"""It failed before it asked for a prediction: this coremltools does not convert with this torch."""
+SKIPPED = "skipped"
+"""It was skipped, or is expected to fail."""
+
+OUTCOMES = (AGREES, DISAGREES, REFUSED, CRASHED, UNASKED, BEFORE, SKIPPED)
+ASKED = (AGREES, DISAGREES, REFUSED, CRASHED)
+
+ROUNDING = 2.0**-11
+"""Half the spacing of fp16 numbers relative to their size."""
+
+_RELATIVE = re.compile(r"Max relative difference among violations: ([0-9.e+-]+)")
+
+
+def outcome(line: Mapping[str, Any]) -> str:
+    """One of `OUTCOMES` for a line of results."""
+    if line["outcome"] == "crashed":
+        return CRASHED
+    if line["outcome"] == "skipped":
+        return SKIPPED
+    if line["outcome"] == "passed":
+        return AGREES if line["predictions"] else UNASKED
+    if line["errors"]:
+        return REFUSED
+    return DISAGREES if line["predictions"] else BEFORE
+
+
+def is_rounding(line: Mapping[str, Any]) -> bool:
+    """Whether a disagreement is less than fp16 can say.
+
+    Tests of `fp32` programs with fp16 inputs, outputs or weights compare with a tolerance of 1e-5, which is below the
+    rounding of those.
+    """
+    found = _RELATIVE.search(line["reason"])
+    return found is not None and float(found[1]) <= 2 * ROUNDING
+
+
+@dataclass
+class Tally:
+    """Counts of outcomes."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def row(self, names: Sequence[str]) -> list[str]:
+        """The counts as words, nothing for 0."""
+        return [str(self.counts[name]) if self.counts[name] else "" for name in names]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole run.
+
+    Attributes:
+        totals: tests by outcome.
+        functions: test functions in the files run, tests in them, and how many of those were chosen.
+        operations: by kind of operation, tests whose programs have it and that asked for predictions.
+        files: by file of tests.
+        failures: tests that disagree or were refused: name, outcome, whether it is rounding, and what was said.
+        skips: reasons for skipping, by number.
+    """
+
+    totals: Mapping[str, int]
+    functions: Mapping[str, int]
+    operations: Mapping[str, Mapping[str, int]]
+    files: Mapping[str, Mapping[str, int]]
+    failures: Sequence[Mapping[str, Any]]
+    skips: Mapping[str, int]
+
+
+def build(out: Path) -> Report:
+    """The report on a folder of results; the last result of a test counts."""
+    tests: dict[str, dict[str, Any]] = {}
+    functions: dict[str, tuple[int, int]] = {}
+    for line in lines(out):
+        if "test" in line:
+            tests[line["test"]] = {"errors": [], "reason": "", **line}
+        elif "function" in line:
+            functions[line["function"]] = (line["tests"], line["chosen"])
+    operations: dict[str, Tally] = defaultdict(Tally)
+    files: dict[str, Tally] = defaultdict(Tally)
+    failures, skips = [], Counter[str]()
+    for name, line in sorted(tests.items()):
+        kind = outcome(line)
+        files[name.split("::")[0]].counts[kind] += 1
+        if kind in ASKED:
+            for operation in line["ops"]:
+                operations[operation].counts[kind] += 1
+        if kind in {DISAGREES, REFUSED, CRASHED}:
+            said = line["errors"][-1] if kind == REFUSED else line["reason"]
+            failures.append({"test": name, "outcome": kind, "rounding": is_rounding(line), "said": said})
+        if kind == SKIPPED:
+            skips[_reason(line["reason"])] += 1
+    return Report(
+        totals=dict(Counter(outcome(line) for line in tests.values())),
+        functions={
+            "functions": len(functions),
+            "tests": sum(number for number, _ in functions.values()),
+            "chosen": sum(chosen for _, chosen in functions.values()),
+        },
+        operations={name: dict(tally.counts) for name, tally in sorted(operations.items())},
+        files={name: dict(tally.counts) for name, tally in sorted(files.items())},
+        failures=failures,
+        skips=dict(skips.most_common()),
+    )
+
+
+def _reason(text: str) -> str:
+    """A skip's reason without what differs between two tests."""
+    return re.sub(r"^(Skipped|XFailed): ", "", text)[:100] or "expected to fail"
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report as plain data."""
+    return asdict(report)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    written = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return "\n".join([*written, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def as_markdown(report: Report) -> str:
+    """The tables of docs/runtime.md."""
+    counts = [[name, str(report.totals.get(name, 0)), MEANINGS[name]] for name in OUTCOMES]
+    by_operation = [[f"`{name}`", *Tally(Counter(tally)).row(ASKED[:3])] for name, tally in report.operations.items()]
+    wide = max(len(by_operation) // 3 + bool(len(by_operation) % 3), 1)
+    blank = [""] * 4
+    columns = [by_operation[i : i + wide] for i in range(0, len(by_operation), wide)]
+    rows = [[cell for column in columns for cell in (column[i] if i < len(column) else blank)] for i in range(wide)]
+    head = ["operation", "agree", "disagree", "refused"] * len(columns)
+    return "\n\n".join([table(["outcome", "tests", "meaning"], counts), table(head, rows)])
+
+
+MEANINGS = {
+    AGREES: "asked for predictions, and found in them what they should be",
+    DISAGREES: "got the predictions, and did not",
+    REFUSED: "the runtime raised an error where the test wanted none, or another one",
+    CRASHED: "the process died",
+    UNASKED: "passed without asking: about conversion only",
+    BEFORE: "failed before asking: this coremltools does not convert it with this torch, or lacks a library",
+    SKIPPED: "skipped by the suite itself, expected to fail, or for neural networks",
+}

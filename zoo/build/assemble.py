@@ -165,13 +165,19 @@ def is_current(folder: Path, wanted: tuple[Wanted, ...], lock: Lock, digests: Di
     return all(found[path].xxh3 == item.file.xxh3 for path, item in paths.items())
 
 
-def assemble(assembly: Assembly, digests: DigestCache, check: Callable[[Path], None]) -> None:
+def assemble(
+    assembly: Assembly,
+    digests: DigestCache,
+    check: Callable[[Path], None],
+    on_bytes: Callable[[int], None] = lambda _count: None,
+) -> None:
     """Make the build folder and its lock what `assembly` says. The old build stays usable until the swap.
 
     Args:
         assembly: what is to be.
         digests: remembers the new files.
         check: is given the new folder before it takes its place; raises if it is not good.
+        on_bytes: told as files are placed.
 
     Raises:
         ZooError: `check` refused; the old build is untouched.
@@ -186,7 +192,7 @@ def assemble(assembly: Assembly, digests: DigestCache, check: Callable[[Path], N
             _recover(folder)
             refuse_foreign(folder)
             remove_tree(beside)
-            _fill(beside, assembly.wanted, digests)
+            _fill(beside, assembly.wanted, digests, on_bytes)
             check(beside)
             # First the lock, which marks the folder as a build; until the swap, `zoo verify` names what differs.
             save_lock(lock_path(folder.parent, folder.name), assembly.lock)
@@ -198,7 +204,7 @@ def assemble(assembly: Assembly, digests: DigestCache, check: Callable[[Path], N
         ) from None
 
 
-def _fill(folder: Path, wanted: Iterable[Wanted], digests: DigestCache) -> None:
+def _fill(folder: Path, wanted: Iterable[Wanted], digests: DigestCache, on_bytes: Callable[[int], None]) -> None:
     folder.mkdir()
     first: dict[str, Path] = {}
     for item in wanted:
@@ -208,6 +214,7 @@ def _fill(folder: Path, wanted: Iterable[Wanted], digests: DigestCache) -> None:
         source = first.setdefault(item.file.sha256, item.source)
         place(source, target, bulk=is_weight(item.path))
         digests.trust(target, Digests(item.file.size, item.file.sha256, item.file.xxh3))
+        on_bytes(item.file.size)
 
 
 def _swap(new: Path, current: Path) -> None:

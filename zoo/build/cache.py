@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from zoo.build.keys import Inputs
 from zoo.digests import DigestCache, Digests, hash_files
 from zoo.documents import canonical_json, decode, parse_json, read_bytes, write_atomically
 from zoo.errors import DiskError, ZooError
+from zoo.events import Progress, Silent
 from zoo.lock import Sha256, Size, Xxh3
 from zoo.manifest import Parameter, Struct
 from zoo.paths import check_bundle_path
@@ -122,8 +123,14 @@ class StepCache:
         """Where the output with that key lies, if it does."""
         return self.directory / key[:2] / key
 
-    def find(self, key: str) -> CachedStep | Damaged | None:
-        """The output with that key, verified: names and sizes always, bytes unless known to be unchanged."""
+    def find(self, key: str, name: str = "", progress: Progress | None = None) -> CachedStep | Damaged | None:
+        """The output with that key, verified: names and sizes always, bytes unless known to be unchanged.
+
+        Args:
+            key: of the step.
+            name: what to call it in the progress.
+            progress: told of the bytes that are checked.
+        """
         directory = self.directory_of(key)
         if not (directory / "step.json").is_file():
             return None
@@ -131,7 +138,10 @@ class StepCache:
             record = self._read_record(directory, key)
         except ZooError as error:
             return Damaged(error.message)
-        reason = self._damage(directory / "output", record)
+        shown, item = progress or Silent(), f"{name}, kept"
+        shown.start(item, record.size)
+        reason = self._damage(directory / "output", record, lambda count: shown.advance(item, count))
+        shown.finish(item)
         return Damaged(reason) if reason else CachedStep(directory, record)
 
     def _read_record(self, directory: Path, key: str) -> StepRecord:
@@ -143,7 +153,7 @@ class StepCache:
             raise DiskError(f"{path}: belongs to another step")
         return record
 
-    def _damage(self, output: Path, record: StepRecord) -> str | None:
+    def _damage(self, output: Path, record: StepRecord, on_bytes: Callable[[int], None]) -> str | None:
         expected = {output / file.path: file for file in record.files}
         found = set(regular_files(output))
         for path, file in expected.items():
@@ -154,7 +164,7 @@ class StepCache:
         if len(found) != len(expected):
             return "a file was added"
         try:
-            digests = hash_files(expected, cache=self.digests)
+            digests = hash_files(expected, cache=self.digests, on_bytes=on_bytes)
         except DiskError as error:
             return error.message
         for path, file in expected.items():

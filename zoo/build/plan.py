@@ -15,6 +15,7 @@ from zoo.build.resources import expected_memory
 from zoo.build.tensor_digests import Identity, TensorDigestCache, file_digests, file_identity, tensor_digests
 from zoo.catalog import unknown
 from zoo.errors import ConversionError
+from zoo.events import Progress
 
 if TYPE_CHECKING:
     from converters.checkpoint import Checkpoint
@@ -134,6 +135,7 @@ def plan_build(
     force: bool = False,
     on_total: Callable[[int], None] = lambda _total: None,
     on_bytes: Callable[[int], None] = lambda _count: None,
+    progress: Progress | None = None,
     find_family: FindFamily = load_family,
 ) -> BuildPlan:
     """Find out which steps have to run. Reads the checkpoint's headers, and its bytes where they are not known.
@@ -147,6 +149,7 @@ def plan_build(
         force: run the selected steps even if their outputs are cached.
         on_total: told once how many bytes of tensors matter.
         on_bytes: told as they are read or found remembered, from several threads.
+        progress: told of outputs of earlier builds that are checked.
         find_family: looks recipe families up.
 
     Raises:
@@ -179,6 +182,7 @@ def plan_build(
             selected=not only or bool(set(only).intersection(graph.components_of(step))),
             force=force,
             sizes=[sizes[name] for name in needs[step.id].tensors],
+            progress=progress,
         )
         for step in graph.steps
     ]
@@ -233,9 +237,10 @@ def _plan_step(
     selected: bool,
     force: bool,
     sizes: Sequence[int],
+    progress: Progress | None,
 ) -> PlannedStep:
     key = step_key(inputs)
-    found = cache.find(key)
+    found = cache.find(key, step.id, progress)
     state: State = "run"
     if isinstance(found, CachedStep) and not (force and selected):
         state, reason = "cached", BUILT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,10 @@ from zoo.paths import MODEL_SUFFIXES
 
 HASHING = "checkpoint"
 """The progress item for reading a checkpoint's tensors."""
+
+ASSEMBLING = "assembly"
+ASSEMBLY_UNITS = 200
+"""Progress units of the assembly, which places links where it can and copies where it must."""
 
 CHECKPOINTS_VARIABLE = "ZOO_CHECKPOINTS"
 
@@ -158,6 +162,7 @@ def make_plan(
         force=force,
         on_total=lambda total: shown.start(HASHING, total),
         on_bytes=lambda count: shown.advance(HASHING, count),
+        progress=shown,
         find_family=find_family,
     )
     shown.finish(HASHING)
@@ -188,8 +193,8 @@ def assembly_if_cached(plan: BuildPlan, build: Path, caches: Caches) -> Assembly
 
 
 def plan_units(plan: BuildPlan) -> int:
-    """Progress units of all steps that will run."""
-    return sum(step_units(planned.step) for planned in plan.to_run)
+    """Progress units of all steps that will run, and of the assembly after them."""
+    return sum(step_units(planned.step) for planned in plan.to_run) + ASSEMBLY_UNITS * plan.complete_after
 
 
 LOCAL = "local"
@@ -261,7 +266,8 @@ def carry_out(
     refuse_foreign(build / plan.graph.entry.id)
     if plan.complete_after:
         _require_writable(build)
-    outcomes = _run_steps(plan, caches, where, progress or Silent())
+    shown = progress or Silent()
+    outcomes = _run_steps(plan, caches, where, shown)
     outputs = _cached_outputs(plan) | {name: outcome.cached for name, outcome in outcomes.items()}
     components = _results(plan, outputs, outcomes)
     if len(outputs) < len(plan.steps):
@@ -269,9 +275,26 @@ def carry_out(
     assembly = plan_assembly(plan, outputs, build, caches.digests)
     if not assembly.current:
         owners = {item.path: item.component for item in assembly.wanted}
-        assemble(assembly, caches.digests, lambda folder: check_bundle(plan.graph, folder, owners))
+        report = _share_of(shown, ASSEMBLING, assembly.lock.size)
+        assemble(assembly, caches.digests, lambda folder: check_bundle(plan.graph, folder, owners), report)
+        shown.finish(ASSEMBLING)
     changed = bool(outcomes) or not assembly.current
     return BuildResult(plan, components, assembly.folder, assembly.lock, changed, assembly.removed)
+
+
+def _share_of(progress: Progress, item: str, total: int) -> Callable[[int], None]:
+    """Begin an item of `ASSEMBLY_UNITS` that advances with the bytes of a whole."""
+    progress.start(item, ASSEMBLY_UNITS)
+    done = shown = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, shown
+        done += count
+        reached = ASSEMBLY_UNITS * done // max(1, total)
+        progress.advance(item, reached - shown)
+        shown = reached
+
+    return advance
 
 
 def _require_writable(build: Path) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from zoo.events import Progress, Silent
-from zoo.report.sizes import human_bytes
+from zoo.report.sizes import human_bytes, human_seconds
 from zoo.report.text import elide
 
 if TYPE_CHECKING:
@@ -30,6 +30,23 @@ ITEM_COLUMNS = 36
 
 NOTED_BYTES = 1_000_000
 """Smaller files are counted but get no line of their own: a bundle has dozens that take no time."""
+
+
+EARLY_SECONDS = 2.0
+"""Before that, nobody can say how long the rest takes."""
+
+
+def seconds_left(advanced: float, remaining: float, elapsed: float) -> float | None:
+    """How long the rest takes if it goes on as it went; None while that is unknown, or nothing remains.
+
+    Args:
+        advanced: units done in the time that has passed.
+        remaining: units still to do.
+        elapsed: that time, in seconds.
+    """
+    if elapsed < EARLY_SECONDS or advanced <= 0 or remaining <= 0:
+        return None
+    return remaining * elapsed / advanced
 
 
 @contextmanager
@@ -59,6 +76,8 @@ class _Tally:
         self.fixed = total
         self.begun = 0.0
         self.done = 0.0
+        self.found = 0.0  # of what is done: was done already when its item began
+        self.since: float | None = None
         self.finished = 0
         self.items: dict[str, list[float]] = {}
 
@@ -67,8 +86,10 @@ class _Tally:
         return max(self.fixed or 0.0, self.begun)
 
     def start(self, item: str, total: float, done: float) -> None:
+        self.since = time.monotonic() if self.since is None else self.since
         self.begun += total
         self.done += done
+        self.found += done
         self.items[item] = [done, total]
 
     def advance(self, item: str, amount: float) -> None:
@@ -83,6 +104,13 @@ class _Tally:
         self.done += total - done
         self.finished += 1
         return self.unit == "steps" or total >= NOTED_BYTES
+
+    def left(self) -> str:
+        """`3 min 05 s left`, or nothing while that is unknown."""
+        if self.since is None or (self.unit == "steps" and not self.fixed):
+            return ""
+        seconds = seconds_left(self.done - self.found, self.total - self.done, time.monotonic() - self.since)
+        return "" if seconds is None else f"{human_seconds(seconds)} left"
 
 
 @contextmanager
@@ -103,7 +131,12 @@ def _live(title: str, unit: Unit, total: float | None) -> Iterator[Progress]:
         figures = [DownloadColumn(), TransferSpeedColumn()]
     else:
         figures = [TextColumn("{task.fields[count]}"), TimeElapsedColumn()]
-    columns = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=28), *figures]
+    columns = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=28),
+        *figures,
+        TextColumn("{task.fields[left]}"),
+    ]
     bars = RichProgress(*columns, console=Console(stderr=True), transient=True, expand=False)
     try:
         yield _Live(bars, title, _Tally(unit, total))
@@ -119,7 +152,7 @@ class _Live:
         self._tally = tally
         self._guard = threading.Lock()
         self._tasks: dict[str, TaskID] = {}
-        self._all = bars.add_task(title, total=tally.total or None, count="")
+        self._all = bars.add_task(title, total=tally.total or None, count="", left="")
         self._began = time.monotonic()
 
     def _refresh(self) -> None:
@@ -127,13 +160,13 @@ class _Live:
             self._bars.start()
         tally = self._tally
         count = f"{tally.finished} done, {len(self._tasks)} running" if tally.unit == "steps" else ""
-        self._bars.update(self._all, total=tally.total, completed=tally.done, count=count)
+        self._bars.update(self._all, total=tally.total, completed=tally.done, count=count, left=tally.left())
 
     def start(self, item: str, total: int, done: int = 0) -> None:
         with self._guard:
             self._tally.start(item, total, done)
             self._tasks[item] = self._bars.add_task(
-                f"  {elide(item, ITEM_COLUMNS)}", total=total, completed=done, count=""
+                f"  {elide(item, ITEM_COLUMNS)}", total=total, completed=done, count="", left=""
             )
             self._refresh()
 
@@ -184,11 +217,17 @@ class _Lines:
 
     def _state(self) -> str:
         tally = self._tally
+        said = []
+        if tally.unit == "bytes":
+            said.append(f"{human_bytes(int(tally.done))} of {human_bytes(int(tally.total))}")
         if tally.unit == "bytes" or tally.fixed:
-            amount = f"{human_bytes(int(tally.done))} of {human_bytes(int(tally.total))}, "
-            return f"{amount if tally.unit == 'bytes' else ''}{100 * tally.done / tally.total:.0f} %"
-        # Steps begin one after another, so the sum over those begun says nothing about all of them.
-        return ", ".join(f"{item} {100 * done / max(1, total):.0f} %" for item, (done, total) in tally.items.items())
+            said.append(f"{100 * tally.done / tally.total:.0f} %")
+        if left := tally.left():
+            said.append(left)
+        if tally.unit == "steps":
+            # Steps begin one after another, so without a fixed total those begun say nothing about all of them.
+            said += (f"{item} {100 * done / max(1, total):.0f} %" for item, (done, total) in tally.items.items())
+        return ", ".join(said)
 
     def finish(self, item: str, note: str = "") -> None:
         with self._guard:

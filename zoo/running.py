@@ -188,7 +188,7 @@ def chosen(decision: Decision, kind: Callable[..., Any]) -> Any:
 
     Args:
         decision: what `require_driven` accepted.
-        kind: `converters.parity.folder.Chosen`.
+        kind: `converters.run.folder.Chosen`.
     """
 
     def only(role: Role) -> Path | None:

@@ -14,7 +14,7 @@ from zoo.errors import MissingExtra
 TOOLS: Mapping[str, str] = {
     "errors": "converters.errors",
     "program": "converters.mil.program",
-    "folder": "converters.parity.folder",
+    "folder": "converters.run.folder",
     "run": "converters.run.session",
     "parity": "converters.parity.measure",
 }

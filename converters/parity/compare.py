@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from converters.mil.types import Array
-from converters.parity.engine import Prediction
+from converters.run.engine import Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,19 @@ class Reference:
     Attributes:
         hidden: `(positions, hidden)` after the final norm.
         logits: `(positions, vocab)`, softcapped.
+        layers: `(positions, hidden)` behind so many layers, where somebody asked for it.
     """
 
     hidden: Array
     logits: Array
+    layers: Mapping[int, Array] = field(default_factory=dict)
+
+    def at(self, positions: Sequence[int]) -> Reference:
+        """The same at some positions only."""
+        chosen = list(positions)
+        return Reference(
+            self.hidden[chosen], self.logits[chosen], {layer: rows[chosen] for layer, rows in self.layers.items()}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +83,25 @@ class Deviation:
 
 def deviation(predictions: Sequence[Prediction], reference: Reference) -> Deviation:
     """Compares predictions with the reference, position by position."""
-    hidden = np.stack([prediction.hidden for prediction in predictions]).astype(np.float64)
-    wanted = reference.hidden.astype(np.float64)
+    hidden = np.stack([prediction.hidden for prediction in predictions])
     tokens = np.array([prediction.token for prediction in predictions])
     chosen = reference.logits[np.arange(len(tokens)), tokens]
     return Deviation(
-        hidden=np.abs(hidden - wanted).max(axis=1) / np.sqrt(np.mean(wanted**2, axis=1)),
+        hidden=row_errors(hidden, reference.hidden),
         logit=np.abs(np.array([prediction.logit for prediction in predictions]) - chosen),
         regret=reference.logits.max(axis=1) - chosen,
     )
+
+
+def row_errors(found: Array, wanted: Array) -> Array:
+    """`(rows,)`: the largest difference in each row, in units of the wanted row's root mean square."""
+    exact = wanted.astype(np.float64)
+    errors: Array = np.abs(found.astype(np.float64) - exact).max(axis=1) / np.sqrt(np.mean(exact**2, axis=1))
+    return errors
+
+
+def relative_error(found: Array, wanted: Array) -> float:
+    """Root mean square of the difference, in units of the wanted values' root mean square."""
+    exact = wanted.astype(np.float64)
+    scale = float(np.sqrt(np.mean(exact**2)))
+    return float(np.sqrt(np.mean((found.astype(np.float64) - exact) ** 2))) / scale if scale else float("inf")

@@ -22,7 +22,7 @@ from converters.errors import RecipeError
 from converters.mil.errors import ProgramError
 from converters.mil.program import Feature, Package, load_package
 from converters.mil.types import Array, TensorType
-from converters.parity.runner import States, Units
+from converters.run.runner import States, Units
 
 COMPUTE_UNITS: Mapping[Units, str] = {
     "any": "ALL",

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from converters.errors import RecipeError
 from converters.gemma4.config import parse_config
 from converters.mil.types import Array
-from converters.parity.encoders import audio_features, image_features
-from converters.parity.folder import Chosen
-from converters.parity.runner import AnyRunner, OpenModel, Units
-from converters.parity.sidecars import read_audio_projection, read_json, read_settings
+from converters.run.features import audio_features, image_features
+from converters.run.folder import Chosen
 from converters.run.pictures import SQUARE_GRIDS, Grid, Pixels, centred, fitted, load_picture, pooled, squashed
 from converters.run.prompts import Span
-from converters.run.sounds import mel_features, read_front_end, read_wav
-from converters.run.videos import FRAMES, Frame, read_video
+from converters.run.runner import AnyRunner, OpenModel, Units
+from converters.run.sidecars import read_audio_projection, read_json, read_settings
+from converters.run.sounds import Mel, Sound, mel_features, read_front_end, read_wav
+from converters.run.videos import FRAMES, read_video
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +53,7 @@ class Encoders:
         Raises:
             RecipeError: it cannot be read, or the bundle has no encoder for it.
         """
-        encoder, place = self._vision(self._chosen.image, "images", "vision.ane or vision")
-        grid = self._grid(encoder)
-        picture = load_picture(path)
-        pixels = squashed(picture, grid) if _is_square(place) else fitted(picture, grid)
-        return Span((self._features(encoder, pixels, place),))
+        return Span((self.image(self.image_pixels(load_picture(path))),))
 
     def watch(self, path: Path, frames: int = FRAMES) -> Span:
         """A video, by its frames.
@@ -61,10 +61,8 @@ class Encoders:
         Raises:
             RecipeError: it cannot be read, or the bundle has no encoder for it.
         """
-        wanted = self._chosen.video or self._chosen.image
-        encoder, place = self._vision(wanted, "videos", "vision_video, vision.ane or vision")
         shown = read_video(path, frames)
-        parts = tuple(self._look(encoder, place, frame) for frame in shown)
+        parts = tuple(self.frame(self.frame_pixels(frame.image)) for frame in shown)
         return Span(parts, tuple(frame.seconds for frame in shown))
 
     def hear(self, path: Path) -> Heard:
@@ -73,38 +71,66 @@ class Encoders:
         Raises:
             RecipeError: it cannot be read, or the bundle has no encoder for it.
         """
-        place = self._chosen.audio
-        if place is None:
-            raise RecipeError(f"{self._chosen.folder}: this bundle has no audio encoder (audio)")
-        sound, front = read_wav(path), read_front_end(self._chosen.folder)
-        encoder = self._runner(place, "cpu-gpu")
-        mel = mel_features(sound, front, encoder.inputs["input_features"][1])
-        rows = audio_features(encoder, read_audio_projection(self._chosen.folder), mel.values)
-        return Heard(Span((self._checked(rows, place)[: mel.tokens],)), sound.seconds, mel.heard)
+        sound = read_wav(path)
+        mel = self.mel(sound)
+        return Heard(Span((self.sound(mel),)), sound.seconds, mel.heard)
 
-    def _look(self, encoder: AnyRunner, place: Path, frame: Frame) -> Array:
-        grid = self._grid(encoder)
-        rows = self._features(encoder, centred(frame.image, grid), place)
+    def image_pixels(self, picture: Image) -> Pixels:
+        """An image as the image encoder takes it."""
+        place = self._place(self._chosen.image, "images", "vision.ane or vision")
+        fit = squashed if _is_square(place) else fitted
+        return fit(picture, self._grid(place))
+
+    def frame_pixels(self, picture: Image) -> Pixels:
+        """A frame as the encoder for frames takes it; without one, as the image encoder does."""
+        return centred(picture, self._grid(self._frame_place()))
+
+    def image(self, pixels: Pixels) -> Array:
+        """`(tokens, hidden)` fp16 of an image."""
+        return self._features(self._place(self._chosen.image, "images", "vision.ane or vision"), pixels)
+
+    def frame(self, pixels: Pixels) -> Array:
+        """`(tokens, hidden)` fp16 of a frame; a quarter of an image's tokens where the image encoder stands in."""
+        rows = self._features(self._frame_place(), pixels)
         return rows if self._chosen.video else pooled(rows)
 
-    def _vision(self, place: Path | None, what: str, names: str) -> tuple[AnyRunner, Path]:
+    def mel(self, sound: Sound) -> Mel:
+        """A clip as the audio encoder takes it."""
+        front = read_front_end(self._chosen.folder)
+        return mel_features(sound, front, self._hearing().inputs["input_features"][1])
+
+    def sound(self, mel: Mel) -> Array:
+        """`(tokens, hidden)` fp16 of a clip."""
+        rows = audio_features(self._hearing(), read_audio_projection(self._chosen.folder), mel.values)
+        return self._checked(rows, self._place(self._chosen.audio, "sound", "audio"))[: mel.tokens]
+
+    def _frame_place(self) -> Path:
+        return self._place(self._chosen.video or self._chosen.image, "videos", "vision_video, vision.ane or vision")
+
+    def _place(self, place: Path | None, what: str, names: str) -> Path:
         if place is None:
             raise RecipeError(f"{self._chosen.folder}: this bundle has no encoder for {what} ({names})")
-        return self._runner(place, "cpu-ane" if _is_square(place) else "cpu-gpu"), place
+        return place
+
+    def _hearing(self) -> AnyRunner:
+        return self._runner(self._place(self._chosen.audio, "sound", "audio"), "cpu-gpu")
+
+    def _seeing(self, place: Path) -> AnyRunner:
+        return self._runner(place, "cpu-ane" if _is_square(place) else "cpu-gpu")
 
     def _runner(self, place: Path, units: Units) -> AnyRunner:
         if place not in self._opened:
             self._opened[place] = self._open(place, None, units)
         return self._opened[place]
 
-    def _grid(self, encoder: AnyRunner) -> Grid:
+    def _grid(self, place: Path) -> Grid:
         vision = parse_config(read_json(self._chosen.folder / "hf_model" / "config.json")).vision
         if vision is None:
             raise RecipeError("hf_model/config.json: vision_config is missing; this model does not see")
-        return Grid.of(encoder.inputs["pixel_values"], vision.pooling_kernel_size)
+        return Grid.of(self._seeing(place).inputs["pixel_values"], vision.pooling_kernel_size)
 
-    def _features(self, encoder: AnyRunner, pixels: Pixels, place: Path) -> Array:
-        rows = self._checked(image_features(encoder, pixels.values, pixels.positions), place)
+    def _features(self, place: Path, pixels: Pixels) -> Array:
+        rows = self._checked(image_features(self._seeing(place), pixels.values, pixels.positions), place)
         if len(rows) < pixels.tokens:
             raise RecipeError(f"{place}: gives {len(rows)} tokens, the image has {pixels.tokens}")
         return rows[: pixels.tokens]

@@ -10,8 +10,8 @@ import numpy as np
 from converters.errors import RecipeError
 from converters.gemma4.config import TokenIds
 from converters.mil.types import Array
-from converters.parity.engine import splice
-from converters.parity.sidecars import Position
+from converters.run.engine import splice
+from converters.run.sidecars import Position
 from converters.run.videos import timestamp
 from converters.run.vocabulary import Message, Vocabulary
 

@@ -11,14 +11,14 @@ import numpy as np
 
 from converters.errors import RecipeError
 from converters.mil.types import Array
-from converters.parity.engine import Choice
-from converters.parity.folder import AnyEngine, Chosen, open_engine
-from converters.parity.prefill import image_spans
-from converters.parity.runner import MilModels, OpenModel, Units
-from converters.parity.sidecars import Position, read_json
-from converters.parity.stateful import StatefulEngine
 from converters.run.encoders import Encoders
+from converters.run.engine import Choice
+from converters.run.folder import AnyEngine, Chosen, open_engine
+from converters.run.prefill import image_spans
 from converters.run.prompts import Prompt, Turn, make_prompt, same_start
+from converters.run.runner import MilModels, OpenModel, Units
+from converters.run.sidecars import Position, read_json
+from converters.run.stateful import StatefulEngine
 from converters.run.vocabulary import Vocabulary
 
 Finish = Literal["stop", "length", "context"]
@@ -228,7 +228,9 @@ def probabilities(logits: Array, sampling: Sampling) -> Array:
     return shares
 
 
-def open_session(chosen: Chosen, backend: str = "mil", *, units: Units | None = None, like_app: bool = False) -> Session:
+def open_session(
+    chosen: Chosen, backend: str = "mil", *, units: Units | None = None, like_app: bool = False
+) -> Session:
     """Opens a bundle.
 
     Args:

@@ -13,7 +13,7 @@ from converters.errors import RecipeError
 from converters.gemma4.audio_features import AudioFeatures, token_count
 from converters.gemma4.fields import Fields
 from converters.mil.types import Array
-from converters.parity.sidecars import read_json
+from converters.run.sidecars import read_json
 
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 """`wFormatTag` of a WAV file: integers, floating point, or look at the first two bytes of the GUID."""

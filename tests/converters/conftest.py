@@ -66,6 +66,8 @@ def e4b_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     build(tiny_checkpoint, output, "gemma4.vision-encoder", "vision.ane", tokens=IMAGE_TOKENS)
     build(tiny_checkpoint, output, "gemma4.audio-encoder", "audio", frames=FRAMES, bits=16)
     build(tiny_checkpoint, output, "gemma4.audio-projection", "audio-projection")
+    build(tiny_checkpoint, output, "gemma4.audio-features", "audio-features", frames=FRAMES)
+    build(tiny_checkpoint, output, "gemma4.per-layer-projection", "per-layer-projection")
     return output
 
 

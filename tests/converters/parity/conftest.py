@@ -11,8 +11,8 @@ import pytest
 
 if TYPE_CHECKING:
     from converters.parity.compare import Reference
-    from converters.parity.runner import Load
-    from tests.converters.parity.oracle import Oracle
+    from converters.parity.oracle import Oracle
+    from converters.run.runner import Load
 
 FOUR_CHUNKS = ("chunk1", "chunk2", "chunk3", "chunk4")
 THREE_CHUNKS = ("chunk1", "chunk2_3way", "chunk3_3way")
@@ -33,7 +33,7 @@ TEXT = (2, 617, 93, 854, 401, 230, 76, 555, 12, 790, 338, 149, 662, 27, 881, 504
 @pytest.fixture(scope="session")
 def e4b_load(e4b_bundle: Path) -> Load:
     """Opened packages, shared by all tests: opening takes longer than running."""
-    from converters.parity.runner import load_with_mil
+    from converters.run.runner import load_with_mil
 
     return load_with_mil(e4b_bundle)
 
@@ -41,11 +41,16 @@ def e4b_load(e4b_bundle: Path) -> Load:
 @pytest.fixture(scope="session")
 def oracle(tiny_checkpoint: Path, e4b_bundle: Path) -> Oracle:
     """The checkpoint with the values the bundle's look-up tables and int8 rows stand for; so only rounding is left."""
-    from tests.converters.parity.oracle import Oracle
+    from converters.mil.runtime import Model
+    from converters.parity.oracle import Oracle
 
     found = Oracle.load(tiny_checkpoint)
-    found.use_tables(e4b_bundle)
-    found.use_weights([e4b_bundle / f"{name}.mlpackage" for name in FOUR_CHUNKS])
+    use_tables(found, e4b_bundle)
+    for index, name in enumerate(FOUR_CHUNKS):
+        layers = range(3 * index, 3 * index + 3)
+        model = Model(e4b_bundle / f"{name}.mlpackage")
+        matrices = found.use_chunk(model, layers, first=index == 0, last=index == 3)
+        assert all(0 < matrix.error < 0.15 for matrix in matrices)
     return found
 
 
@@ -53,6 +58,15 @@ def oracle(tiny_checkpoint: Path, e4b_bundle: Path) -> Oracle:
 def text_reference(oracle: Oracle) -> Reference:
     """The oracle on `TEXT`."""
     return oracle.run(TEXT)
+
+
+def use_tables(oracle: Oracle, bundle: Path) -> None:
+    """The reference embeds with the bundle's int8 rows."""
+    from converters.run.sidecars import read_sidecars
+
+    sidecars = read_sidecars(bundle)
+    for stem, table in (("embed_tokens", sidecars.embeddings), ("embed_tokens_per_layer", sidecars.per_layer)):
+        assert 0 < oracle.use_table(stem, table).error < 0.02
 
 
 def build(checkpoint: Path, output: Path, recipe: str, path: str, **parameters: str | int) -> None:

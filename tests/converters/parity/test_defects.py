@@ -12,12 +12,13 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from converters.mil.types import Array
-from converters.parity import engine as engines
 from converters.parity.compare import Deviation, Reference, deviation
-from converters.parity.engine import FOUR_CHUNKS, THREE_CHUNKS, Engine
-from converters.parity.runner import Load, Runner
+from converters.parity.limits import ROUNDING
+from converters.run import engine as engines
+from converters.run.engine import FOUR_CHUNKS, THREE_CHUNKS, Engine
+from converters.run.runner import Load, Runner
 from tests.converters.parity.conftest import CONTEXT, TEXT, build
-from tests.converters.parity.test_engine import ROUNDING, change_settings, linked
+from tests.converters.parity.test_engine import change_settings, linked
 
 pytestmark = pytest.mark.convert
 

@@ -13,23 +13,15 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from converters.errors import RecipeError
-from converters.parity import engine as engines
-from converters.parity.compare import Limits, Reference, deviation
-from converters.parity.engine import FOUR_CHUNKS, THREE_CHUNKS, Engine, full_mask, sliding_mask, splice
-from converters.parity.runner import Load, load_with_mil
-from tests.converters.parity.conftest import CONTEXT, DRAFTS, TEXT
-from tests.converters.parity.oracle import Oracle
+from converters.parity.compare import Reference, deviation
+from converters.parity.limits import EIGHT_BITS, HALF_ARITHMETIC, ROUNDING
+from converters.parity.oracle import Oracle
+from converters.run import engine as engines
+from converters.run.engine import FOUR_CHUNKS, THREE_CHUNKS, Engine, full_mask, sliding_mask, splice
+from converters.run.runner import Load, load_with_mil
+from tests.converters.parity.conftest import CONTEXT, DRAFTS, TEXT, use_tables
 
 pytestmark = pytest.mark.convert
-
-ROUNDING = Limits(hidden=0.01, logit=0.012)
-"""fp16 inputs, weights, caches and hand-overs between chunks, exact arithmetic in between: 0.005 and 0.007 found."""
-
-HALF_ARITHMETIC = Limits(hidden=0.03, logit=0.04)
-"""Every result rounded to fp16: 0.011 and 0.012 found."""
-
-EIGHT_BITS = Limits(hidden=0.2, logit=0.25)
-"""int8 embeddings are 0.7 % off, which twenty narrow random layers amplify: 0.14 and 0.16 found."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +36,7 @@ class E2B:
 def e2b(tiny_e2b_checkpoint: Path, e2b_bundle: Path) -> E2B:
     oracle = Oracle.load(tiny_e2b_checkpoint)
     untouched = oracle.run(TEXT)
-    oracle.use_tables(e2b_bundle)
+    use_tables(oracle, e2b_bundle)
     return E2B(untouched, oracle.run(TEXT))
 
 

@@ -18,13 +18,14 @@ pytest.importorskip("transformers")
 from converters.errors import RecipeError
 from converters.mil.types import Array
 from converters.parity.compare import Reference, deviation
-from converters.parity.encoders import audio_features, image_features
-from converters.parity.engine import FOUR_CHUNKS, THREE_CHUNKS, Engine, splice
-from converters.parity.runner import Load
-from converters.parity.sidecars import read_audio_projection, read_sidecars
+from converters.parity.limits import ROUNDING
+from converters.parity.oracle import Oracle
+from converters.run.engine import FOUR_CHUNKS, THREE_CHUNKS, Engine, splice
+from converters.run.features import audio_features, image_features
+from converters.run.runner import Load
+from converters.run.sidecars import read_audio_projection, read_sidecars
 from tests.converters.parity.multimodal import Prompt, make_prompt
-from tests.converters.parity.oracle import Oracle
-from tests.converters.parity.test_engine import ROUNDING, linked
+from tests.converters.parity.test_engine import linked
 
 pytestmark = pytest.mark.convert
 
@@ -46,7 +47,7 @@ def scene(e4b_bundle: Path, e4b_load: Load, oracle: Oracle) -> Scene:
     prompt = make_prompt(tokens)
     image = image_features(e4b_load("vision.ane", None), prompt.pixels, prompt.patch_positions)
     audio = audio_features(e4b_load("audio", None), read_audio_projection(e4b_bundle), prompt.mel)
-    reference = oracle.run(prompt.ids, **prompt.for_transformers(tokens))
+    reference = oracle.run(prompt.ids, prompt.for_transformers(tokens))
     return Scene(prompt, {tokens.image: image, tokens.audio: audio}, reference)
 
 

@@ -15,17 +15,18 @@ pytest.importorskip("transformers")
 from converters.errors import RecipeError
 from converters.mil.types import Array
 from converters.parity.compare import Reference, deviation
-from converters.parity.encoders import audio_features, image_features
-from converters.parity.engine import FOUR_CHUNKS, THREE_CHUNKS, Choice, Engine, splice
-from converters.parity.prefill import PREFILL_CHUNKS, Prefill, banded_mask, cache_rows, image_mask, image_spans
-from converters.parity.runner import Load, load_with_mil
-from converters.parity.sidecars import Position, read_audio_projection, read_settings, read_sidecars
+from converters.parity.limits import ROUNDING
+from converters.parity.oracle import Oracle
+from converters.run.engine import FOUR_CHUNKS, THREE_CHUNKS, Choice, Engine, splice
+from converters.run.features import audio_features, image_features
+from converters.run.prefill import PREFILL_CHUNKS, Prefill, banded_mask, cache_rows, image_mask, image_spans
+from converters.run.runner import Load, load_with_mil
+from converters.run.sidecars import Position, read_audio_projection, read_settings, read_sidecars
 from tests.converters.parity.conftest import PREFILL_LENGTH as LENGTH
 from tests.converters.parity.conftest import TEXT
 from tests.converters.parity.multimodal import Prompt, make_prompt
-from tests.converters.parity.oracle import Oracle
 from tests.converters.parity.test_defects import Tampered
-from tests.converters.parity.test_engine import ROUNDING, change_settings, linked
+from tests.converters.parity.test_engine import change_settings, linked
 
 pytestmark = pytest.mark.convert
 
@@ -98,7 +99,7 @@ def vision(oracle: Oracle) -> Iterator[None]:
 
 def test_image_and_audio(bundle: Path, load: Load, prompt: Prompt, items: list[Position], oracle: Oracle) -> None:
     """The end of the sound does not fit and is decoded."""
-    reference = oracle.run(prompt.ids, **prompt.for_transformers(read_sidecars(bundle).tokens))
+    reference = oracle.run(prompt.ids, prompt.for_transformers(read_sidecars(bundle).tokens))
     check(Engine.open(bundle, load, prefill=True).prompt(items), reference, -1)
     engine = Engine.open(bundle, load, prefill=True)
     check(engine.prompt(items[:23]), reference, 22)
@@ -110,7 +111,7 @@ def test_images_that_see_themselves(
     bundle: Path, load: Load, prompt: Prompt, items: list[Position], oracle: Oracle
 ) -> None:
     tokens = read_sidecars(bundle).tokens
-    reference = oracle.run(prompt.ids, **prompt.for_transformers(tokens))
+    reference = oracle.run(prompt.ids, prompt.for_transformers(tokens))
     images = image_spans(prompt.ids, [tokens.image or 0])
     assert images == [range(4, 20)]
     engine = Engine.open(bundle, load, prefill=True)

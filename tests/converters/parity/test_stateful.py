@@ -13,18 +13,18 @@ pytest.importorskip("transformers")
 
 from converters.errors import RecipeError
 from converters.mil.program import load_package
-from converters.parity import engine as stateless
-from converters.parity import stateful as engines
 from converters.parity.compare import Reference, deviation
-from converters.parity.engine import Prediction
-from converters.parity.folder import AnyEngine, Chosen, open_engine
-from converters.parity.runner import LoadStateful, MilModels, load_with_mil
-from converters.parity.stateful import StatefulEngine, ring_mask
-from tests.converters.parity.conftest import CONTEXT, TEXT
+from converters.parity.limits import HALF_ARITHMETIC, ROUNDING
+from converters.parity.oracle import Oracle
+from converters.run import engine as stateless
+from converters.run import stateful as engines
+from converters.run.engine import Prediction
+from converters.run.folder import AnyEngine, Chosen, open_engine
+from converters.run.runner import LoadStateful, MilModels, load_with_mil
+from converters.run.stateful import StatefulEngine, ring_mask
+from tests.converters.parity.conftest import CONTEXT, TEXT, use_tables
 from tests.converters.parity.conftest import STATEFUL_BATCH as BATCH
 from tests.converters.parity.conftest import STATEFUL_PREFILL as PREFILL
-from tests.converters.parity.oracle import Oracle
-from tests.converters.parity.test_engine import HALF_ARITHMETIC, ROUNDING
 from zoo.errors import UnusableBundle
 from zoo.routing import STATEFUL_FOLDER as SUBFOLDER
 from zoo.running import chosen, decide, require_driven
@@ -80,7 +80,7 @@ def test_three_chunks_equal_transformers(
 
 def test_four_chunks_equal_transformers(four: Path, tiny_e2b_checkpoint: Path) -> None:
     oracle = Oracle.load(tiny_e2b_checkpoint)
-    oracle.use_tables(four)
+    use_tables(oracle, four)
     reference = oracle.run(TEXT)
     load = load_with_mil(four)
     for mix in MIXES[1:]:

@@ -14,8 +14,8 @@ import numpy as np
 from converters.errors import RecipeError
 from converters.gemma4.config import FULL, SLIDING
 from converters.mil.types import Array
-from converters.parity.runner import Runner
-from converters.parity.sidecars import Settings
+from converters.run.runner import Runner
+from converters.run.sidecars import Settings
 
 PREFILL_CHUNKS = ("prefill_chunk1", "prefill_chunk2", "prefill_chunk3", "prefill_chunk4")
 OWN_MASK = "causal_mask_sliding"

@@ -16,9 +16,9 @@ import numpy as np
 from converters.errors import RecipeError
 from converters.gemma4.interface import VERIFY
 from converters.mil.types import Array
-from converters.parity.prefill import PREFILL_CHUNKS, Prefill
-from converters.parity.runner import Load, Runner
-from converters.parity.sidecars import Position, Sidecars, read_sidecars
+from converters.run.prefill import PREFILL_CHUNKS, Prefill
+from converters.run.runner import Load, Runner
+from converters.run.sidecars import Position, Sidecars, read_sidecars
 
 FOUR_CHUNKS = ("chunk1", "chunk2", "chunk3", "chunk4")
 THREE_CHUNKS = ("chunk1", "chunk2_3way", "chunk3_3way")
@@ -48,9 +48,11 @@ class Prediction(Choice):
 
     Attributes:
         hidden: `(hidden,)` float32, after the final norm.
+        passed: `(hidden,)` float32, what each chunk but the last handed on, by its name.
     """
 
     hidden: Array
+    passed: Mapping[str, Array] = field(default_factory=dict, kw_only=True)
 
 
 def full_mask(start: int, length: int, context: int) -> Array:
@@ -156,7 +158,7 @@ class Engine:
 
         Args:
             folder: packages and sidecars.
-            load: opens a package, see `converters.parity.runner`.
+            load: opens a package, see `converters.run.runner`.
             chunks: `FOUR_CHUNKS` or `THREE_CHUNKS`.
             prefill: run prompts through the folder's prefill chunks.
             verify: open the chunks' `verify_qK` as well.
@@ -240,8 +242,14 @@ class Engine:
                 cache[item] = results[name][item.removesuffix("_in") + "_out"]
         self.position += 1
         last = results[next(reversed(results))]
-        hidden = last["hidden_states_out"].astype(np.float32).reshape(-1)
-        return Prediction(int(last["token_id"][0]), float(last["token_logit"][0]), hidden, logits=logits_of(last))
+        *passed, hidden = (outputs["hidden_states_out"].astype(np.float32).reshape(-1) for outputs in results.values())
+        return Prediction(
+            int(last["token_id"][0]),
+            float(last["token_logit"][0]),
+            hidden,
+            logits=logits_of(last),
+            passed=dict(zip(results, passed, strict=False)),
+        )
 
     def verify(self, tokens: Sequence[int]) -> tuple[list[int], dict[str, Mapping[str, Array]]]:
         """Checks drafted tokens; nothing is kept until `commit`.

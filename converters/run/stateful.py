@@ -15,9 +15,9 @@ import numpy as np
 
 from converters.errors import RecipeError
 from converters.mil.types import Array
-from converters.parity.engine import HIDDEN, Prediction, full_mask, logits_of
-from converters.parity.runner import LoadStateful, StatefulRunner, States
-from converters.parity.sidecars import Position, Sidecars, read_sidecars
+from converters.run.engine import HIDDEN, Prediction, full_mask, logits_of
+from converters.run.runner import LoadStateful, StatefulRunner, States
+from converters.run.sidecars import Position, Sidecars, read_sidecars
 
 THREE_CHUNKS = ("chunk_1", "chunk_2", "chunk_3")
 
@@ -97,7 +97,7 @@ class StatefulEngine:
 
         Args:
             folder: where the sidecars are.
-            load: opens a package, see `converters.parity.runner`.
+            load: opens a package, see `converters.run.runner`.
             chunks: components that decode, in their order.
             prefill: components that prefill, in their order.
             zero_placeholders: give positions with features no per-layer embedding, as the app's engine does.
@@ -236,12 +236,21 @@ class StatefulEngine:
             "current_pos": np.array([self.position], np.int32),
             "ring_pos": np.array([self.position % settings.sliding_window], np.int32),
         }
+        passed: dict[str, Array] = {}
         for name, runner in chain.runners.items():
             states = chain.states.get(name) or runner.make_states()
             outputs = runner.predict_with({item: given[item] for item in runner.inputs}, states)
             given |= {item.removesuffix("_out"): value for item, value in outputs.items()}
+            if "hidden_states_out" in outputs:
+                passed[name] = outputs["hidden_states_out"][0, count - 1].astype(np.float32)
         hidden = given["hidden_normed"].astype(np.float32).reshape(-1)
-        return Prediction(int(given["token_id"][0]), float(given["token_logit"][0]), hidden, logits=logits_of(given))
+        return Prediction(
+            int(given["token_id"][0]),
+            float(given["token_logit"][0]),
+            hidden,
+            logits=logits_of(given),
+            passed=passed,
+        )
 
     def _check(self, name: str, runner: StatefulRunner) -> None:
         """The shapes in the program are the truth; the settings must agree with them."""

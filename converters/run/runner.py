@@ -144,12 +144,16 @@ class MilModels:
     def __call__(self, path: Path, function: str | None = None, units: Units = "any") -> MilRunner:
         """Opens one function; `units` do not matter here."""
         del units
+        return MilRunner(self.model(path, function))
+
+    def model(self, path: Path, function: str | None = None) -> Model:
+        """The model behind a runner."""
         known = self._opened.get(path)
         if known is None:
             known = self._opened[path] = Model(path, function, arithmetic=self._arithmetic, weights=self._weights)
         elif (function or known.package.default) != known.function_name:
             known = known.with_function(function or known.package.default)
-        return MilRunner(known)
+        return known
 
 
 def load_with_mil(folder: Path, arithmetic: Arithmetic = "fp32") -> Callable[[str, str | None], MilRunner]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from converters.errors import RecipeError
-from converters.parity.engine import Engine
-from converters.parity.prefill import Prefill
-from converters.parity.runner import AnyRunner, OpenModel
-from converters.parity.sidecars import read_sidecars
-from converters.parity.stateful import StatefulEngine
+from converters.run.engine import Engine
+from converters.run.prefill import Prefill
+from converters.run.runner import AnyRunner, OpenModel
+from converters.run.sidecars import read_sidecars
+from converters.run.stateful import StatefulEngine
 
 AnyEngine = Engine | StatefulEngine
 

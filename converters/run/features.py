@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from converters.mil.types import Array
-from converters.parity.runner import Runner
-from converters.parity.sidecars import AudioProjection
+from converters.run.runner import Runner
+from converters.run.sidecars import AudioProjection
 
 
 def image_features(encoder: Runner, pixels: Array, positions: Array) -> Array:

@@ -6,7 +6,7 @@ Looks at the folder and leaves the decision to `zoo.routing`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from zoo.folder import list_folder
 from zoo.lock import load_lock
 from zoo.receipt import load_receipt
 from zoo.routing import (
+    FOUR_CHUNKS,
     STATEFUL_FOLDER,
+    THREE_CHUNKS,
     EngineKind,
     Listing,
     Rerouting,
@@ -114,6 +116,19 @@ def decide(folder: Path, outputs_of: OutputsOf, *, switches: Switches | None = N
         strays,
         reroutings(listing, strays, ends_with_token=ends, switches=switches),
     )
+
+
+def split_of(decision: Decision) -> Decision | None:
+    """The same folder run with its four chunks, where the app prefers three; None if they are not all there."""
+    if decision.route.decoder != THREE_CHUNKS:
+        return None
+    listing = _visible(decision.folder)
+    paths = {name: model_path(listing, name, whole=True) for name in FOUR_CHUNKS}
+    four = tuple(RoutedModel(name, path, Role.decoder) for name, path in paths.items() if path is not None)
+    if len(four) < len(FOUR_CHUNKS):
+        return None
+    others = tuple(model for model in decision.route.models if model.role is not Role.decoder)
+    return replace(decision, route=replace(decision.route, models=(*four, *others)))
 
 
 def require_driven(decision: Decision) -> None:

@@ -16,6 +16,7 @@ TOOLS: Mapping[str, str] = {
     "program": "converters.mil.program",
     "folder": "converters.run.folder",
     "run": "converters.run.session",
+    "coreml": "converters.run.coreml",
     "parity": "converters.parity.measure",
 }
 """What a tool is called here -> its module."""

@@ -340,7 +340,9 @@ class _Run:
         pixels = encoders.image_pixels(picture())
         rows, wanted = encoders.image(pixels), oracle.see([pixels])[0]
         says = f"features of an image by {place.name} against the vision tower's"
-        return compare_features(place.stem, says, rows, wanted, self._least(place)), image_scene(vocabulary, rows)
+        return compare_features(f"{place.stem}: features", says, rows, wanted, self._least(place)), image_scene(
+            vocabulary, rows
+        )
 
     def _video(self, oracle: Oracle, encoders: Encoders, vocabulary: Vocabulary, place: Path) -> tuple[Check, Scene]:
         from converters.run.pictures import pooled
@@ -350,14 +352,16 @@ class _Run:
         if self.bundle.video is None:
             wanted = [pooled(features) for features in wanted]
         says = f"features of a frame by {place.name} against the vision tower's"
-        check = compare_features(f"{place.stem}, a frame", says, rows[1], wanted[1], self._least(place))
+        check = compare_features(f"{place.stem}: features of a frame", says, rows[1], wanted[1], self._least(place))
         return check, video_scene(vocabulary, rows)
 
     def _audio(self, oracle: Oracle, encoders: Encoders, vocabulary: Vocabulary, place: Path) -> tuple[Check, Scene]:
         mel = encoders.mel(tone(SOUND_SECONDS))
         rows, wanted = encoders.sound(mel), oracle.hear(mel)
         says = f"features of a sound by {place.name} and the projection against the audio tower's"
-        return compare_features(place.stem, says, rows, wanted, self._least(place)), audio_scene(vocabulary, rows)
+        return compare_features(f"{place.stem}: features", says, rows, wanted, self._least(place)), audio_scene(
+            vocabulary, rows
+        )
 
 
 def _splits(engine: AnyEngine, length: int) -> Mapping[str, list[range]]:

@@ -25,6 +25,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("synth", "Make a checkpoint of random weights, full size."),
     ("compile", "Compile a build's packages, on a Mac."),
     ("run", "Talk to a bundle, on any machine."),
+    ("parity", "Prove that a bundle computes what its checkpoint does."),
     ("lock", "Write down which bytes an entry is."),
     ("verify", "Check that installed bytes are what their lock says."),
     ("check", "Check a bundle without running it."),

@@ -107,12 +107,6 @@ def run(
     """
     from zoo.report.run import loaded_line, reply_json, warnings
     from zoo.running import decide, require_driven
-    from zoo.tools import load_tool
-
-    def outputs_of(path: Path) -> list[str]:
-        with bundle_errors():
-            package = load_tool("program").load_package(path)
-            return [feature.name for feature in package.interfaces[package.default].outputs]
 
     if backend is not Backend.coreml and units is not None:
         raise UsageError("--compute-units needs --backend coreml")
@@ -148,6 +142,19 @@ def bundle_errors() -> Iterator[None]:
         yield
     except failure as error:
         raise UnusableBundle(str(error)) from error
+
+
+def outputs_of(path: Path) -> list[str]:
+    """Names of the outputs of a model's default function.
+
+    Raises:
+        UnusableBundle: the model cannot be read.
+    """
+    from zoo.tools import load_tool
+
+    with bundle_errors():
+        package = load_tool("program").load_package(path)
+        return [feature.name for feature in package.interfaces[package.default].outputs]
 
 
 def _write(piece: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_time_left_follows_from_the_pace(
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds, as the display sees them."""
     now = [1000.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 

@@ -73,7 +73,7 @@ def plan_assembly(plan: BuildPlan, outputs: Mapping[str, CachedStep], build: Pat
         folder=folder,
         wanted=wanted,
         lock=lock,
-        current=is_current(folder, wanted, lock, digests),
+        current=not _beside(folder).exists() and is_current(folder, wanted, lock, digests),
         removed=unowned_files(folder, {item.path for item in wanted}),
     )
 
@@ -185,7 +185,7 @@ def assemble(
         Conflict: the folder is not a build.
     """
     folder = assembly.folder
-    beside = folder.with_name(f".{folder.name}.new")
+    beside = _beside(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):
@@ -227,6 +227,11 @@ def _swap(new: Path, current: Path) -> None:
         current.rename(aside)
         new.rename(current)
         aside.rename(new)
+
+
+def _beside(folder: Path) -> Path:
+    """Where a build is put together; a build that was killed after the swap leaves the old one there."""
+    return folder.with_name(f".{folder.name}.new")
 
 
 def _aside(folder: Path) -> Path:

@@ -25,6 +25,7 @@ from zoo.events import Progress, Silent
 from zoo.lock import Source
 from zoo.plan.remote import Listing, RemoteFile
 from zoo.transfer.hub_errors import RepoMissing, TransientHubError, client_errors, translate
+from zoo.transfer.listing import checked_file, is_commit, read_listing
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -129,7 +130,7 @@ class HubClient:
             return self._api.repo_info(repo, revision=revision, repo_type="model").sha
 
         commit = self._call(ask, repo, revision)
-        if commit is None:
+        if commit is None or not is_commit(commit):
             raise HubError(f"{repo}: the Hub did not say which commit {revision!r} is")
         return commit
 
@@ -137,12 +138,11 @@ class HubClient:
         """All files of a repo at a commit.
 
         Raises:
-            HubError: as for `resolve`.
+            HubError: as for `resolve`, and for what is no listing.
         """
 
         def ask() -> tuple[RemoteFile, ...]:
-            found = self._api.list_repo_tree(repo, recursive=True, revision=commit, repo_type="model")
-            return tuple(_remote_file(item) for item in found if hasattr(item, "blob_id"))
+            return read_listing(self._get, self.endpoint, repo, commit)
 
         return Listing(repo, commit, self._call(ask, repo, commit))
 
@@ -161,7 +161,7 @@ class HubClient:
 
             for item in self._call(ask, listing.repo, listing.commit):
                 if hasattr(item, "blob_id"):
-                    asked[item.path] = _remote_file(item)
+                    asked[item.path] = _remote_file(listing.repo, item)
         return Listing(listing.repo, listing.commit, tuple(asked.get(file.path, file) for file in listing.files))
 
     def read(self, repo: str, commit: str, path: str) -> bytes:
@@ -416,8 +416,9 @@ def exists(client: HubClient, repo: str, revision: str) -> str | None:
         return None
 
 
-def _remote_file(item: Any) -> RemoteFile:
-    return RemoteFile(
+def _remote_file(repo: str, item: Any) -> RemoteFile:
+    return checked_file(
+        repo,
         path=item.path,
         size=item.lfs.size if item.lfs else item.size,
         sha256=item.lfs.sha256 if item.lfs else None,

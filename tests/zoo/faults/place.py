@@ -17,6 +17,8 @@ from zoo.lock import lock_path
 
 TEXT, SIGHT = "tiny", "tiny-sight"
 TOKEN = "hf_zoo_secret"
+BUILD = "tests.zoo.faults.building:zoo"
+"""Runs `zoo build` with recipes that cost nothing."""
 
 
 def version(entry: str, number: int) -> dict[str, bytes]:
@@ -39,6 +41,7 @@ class Place:
     zygote: Zygote
     zoo: TinyZoo
     releases: dict[int, dict[str, bytes]] = field(default_factory=dict)
+    family: str = "tiny"
 
     @property
     def models(self) -> Path:
@@ -46,7 +49,7 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        return self.models / "tiny"
+        return self.models / self.family
 
     def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
@@ -66,12 +69,23 @@ class Place:
         verb = arguments[0]
         talks = verb in ("push", "pull", "repair") or "--from-hub" in arguments
         endpoint = ("--endpoint", self.hub.endpoint) if talks and "--endpoint" not in arguments else ()
+        if verb == "build":
+            arguments, options = (BUILD, *arguments), options | {"call": True}
         return Order((*arguments, *endpoint), str(self.root), self.environment(), **options)
 
     def run(self, *arguments: str, **options: Any) -> Ended:
         """Run a command; whatever goes wrong is one line, never a traceback, and never shows the token."""
         ended = self.zygote.run(self.order(*arguments, **options))
         check_manners(ended)
+        return ended
+
+    def together(self, *commands: tuple[str, ...], **options: Any) -> list[Ended]:
+        """Run commands at the same time; `options` are for the first of them."""
+        first, *others = commands
+        orders = [self.order(*first, **options), *(self.order(*other) for other in others)]
+        ended = [self.zygote.wait(started) for started in [self.zygote.start(order) for order in orders]]
+        for one in ended:
+            check_manners(one)
         return ended
 
     def succeed(self, *arguments: str, **options: Any) -> Ended:

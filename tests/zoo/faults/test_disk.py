@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.zoo.faults.adversity import read_only
 from tests.zoo.faults.place import SIGHT, TEXT, Place, flip
 from tests.zoo.faults.state import check_folder, snapshot, third_state
 from zoo.errors import Conflict, DiskError, UnsafePath
@@ -28,20 +27,6 @@ def updated(place: Place) -> tuple[Path, dict[str, str], dict[str, str]]:
     place.release(2)
     place.succeed("pull", SIGHT)
     return kept, old, dict(place.installed())
-
-
-@contextlib.contextmanager
-def read_only(*directories: Path) -> Iterator[None]:
-    """Nobody but the superuser may write below the directories."""
-    places = [place for top in directories for place in (top, *top.rglob("*")) if place.is_dir()]
-    modes = {place: place.stat().st_mode for place in places}
-    for place in places:
-        place.chmod(0o555)
-    try:
-        yield
-    finally:
-        for place, mode in modes.items():
-            place.chmod(mode)
 
 
 @pytest.mark.parametrize("link", ["auto", "copy"])

@@ -28,7 +28,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 60.0
+"""A command that takes longer hangs."""
 ROOT = Path(__file__).parents[3]
 
 PATHS = {"open": 0, "os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.link": 1, "os.truncate": 0}
@@ -36,7 +37,7 @@ PATHS = {"open": 0, "os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0
 
 PRELOADED = (
     *("huggingface_hub.hf_api", "huggingface_hub.lfs", "huggingface_hub.utils._http", "requests", "filelock"),
-    *("zoo.build.cache", "zoo.transfer.pull", "zoo.transfer.push_family", "zoo.transfer.locking"),
+    *("zoo.build.run", "zoo.transfer.pull", "zoo.transfer.push_family", "zoo.transfer.locking"),
 )
 """What commands import, so that it is imported once."""
 
@@ -181,6 +182,7 @@ def _child(order: Order, place: Path) -> None:
     code = 70
     count: Callable[[], int] = int
     try:
+        signal.alarm(int(PATIENCE_SECONDS))  # a command that hangs dies of SIGALRM
         _redirect(place)
         os.environ.clear()
         os.environ.update(order.environment)
@@ -229,15 +231,15 @@ def _redirect(place: Path) -> None:
 
 
 def _run(order: Order) -> int:
-    if order.call:
-        module, _, function = order.arguments[0].partition(":")
-        getattr(importlib.import_module(module), function)(*order.arguments[1:])
-        return 0
     from zoo.cli.main import main
 
-    sys.argv = ["zoo", *order.arguments]
     try:
-        main()
+        if order.call:
+            module, _, function = order.arguments[0].partition(":")
+            getattr(importlib.import_module(module), function)(*order.arguments[1:])
+        else:
+            sys.argv = ["zoo", *order.arguments]
+            main()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0

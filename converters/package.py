@@ -7,6 +7,9 @@ coremltools' part is kept small on purpose. Of its default passes only those run
 fuse patterns these graphs do not contain, and two would do harm: `compose_conv1d` turns the 4-D 1x1 convolutions,
 which the Neural Engine prefers, into 3-D ones, and `fuse_conv_scale` folds constants into weights, which would then
 no longer be the checkpoint's.
+
+Large weights take no part in tracing and conversion: stand-ins do, and the weights go from where they are into the
+package's weight file (`converters.light`). The result is the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.canonical import Program, write_package
-from converters.palettize import Palettization
+from converters.compress import Scheme
 from converters.signature import FunctionSpec, TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from converters.light import Placeholders
 
 Progress = Callable[[str, float], None]
 
@@ -45,6 +50,9 @@ PASSES = (
     "common::dead_code_elimination",
 )
 """coremltools passes in order; a subset of its default pipeline."""
+
+CONVERTING = 0.5
+"""Share of the work, about, that is converting; the rest is compressing and writing weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +75,11 @@ def build_package(
     functions: Sequence[Function],
     output: Path,
     *,
-    palettization: Palettization | None = None,
+    compression: Scheme | None = None,
     metadata: Mapping[str, str] | None = None,
     passes: Sequence[str] = PASSES,
     progress: Progress = lambda _what, _fraction: None,
+    placeholders: Placeholders | None = None,
 ) -> None:
     """Convert modules to one `.mlpackage`: an mlprogram for iOS 18 in float16.
 
@@ -80,31 +89,64 @@ def build_package(
     Args:
         functions: the first is the default one. A single function named `main` gives a plain model.
         output: path of the package, which must not exist.
-        palettization: how convolution and linear weights are compressed; None leaves them float16.
+        compression: how convolution and linear weights are compressed; None leaves them float16.
         metadata: user-defined metadata; must not vary from build to build.
         passes: coremltools passes.
         progress: told what is happening and the fraction done.
+        placeholders: what stands in for weights in the modules already, so that these are read when they are written
+            and no sooner. Weights that are in the modules are taken from there.
+
+    Raises:
+        RecipeError: a weight is not finite, or a module computes a large constant from others when it is run.
     """
-    share = 0.8 / len(functions)  # the rest is compression and writing
+    from converters.light import Placeholders, lightened
+
+    placeholders = placeholders or Placeholders()
+    states = frozenset(item.name for function in functions for item in function.spec.states)
+    share = CONVERTING / len(functions)
     programs: list[Program] = []
-    with tempfile.TemporaryDirectory(prefix="zoo-convert-") as scratch, quiet():
+    with (
+        tempfile.TemporaryDirectory(prefix="zoo-convert-") as scratch,
+        quiet(),
+        lightened([function.module for function in functions], placeholders, states),
+    ):
         for number, function in enumerate(functions):
             progress(f"converting {function.spec.name}", number * share)
             weights = Path(scratch) / str(number)
-            spec = convert(function, weights, passes)
-            programs.append(Program(function.spec, spec, weights / "weight.bin"))
-        progress("compressing weights", 0.8)
-        write_package(programs, output, palettization=palettization, metadata=metadata or {})
+            spec = convert(function, weights, passes, placeholders)
+            programs.append(Program(function.spec, spec, weights / "weight.bin", placeholders.weights))
+        compressed = _counted(progress, sum(weight.size for weight in placeholders.weights))
+        write_package(programs, output, scheme=compression, metadata=metadata or {}, compressed=compressed)
     progress("written", 1.0)
 
 
-def convert(function: Function, weights_dir: Path, passes: Sequence[str] = PASSES) -> Any:
+def _counted(progress: Progress, total: int) -> Callable[[int], None]:
+    """Says of how many of `total` elements it was told."""
+    done = 0
+
+    def told(elements: int) -> None:
+        nonlocal done
+        done += elements
+        say = f"writing weights, {done / 1e6:.0f} of {total / 1e6:.0f} million"
+        progress(say, CONVERTING + (1 - CONVERTING) * done / max(total, 1))
+
+    progress("writing weights", CONVERTING)
+    return told
+
+
+def convert(
+    function: Function,
+    weights_dir: Path,
+    passes: Sequence[str] = PASSES,
+    placeholders: Placeholders | None = None,
+) -> Any:
     """Convert one function.
 
     Args:
         function: what to convert.
         weights_dir: is created; receives `weight.bin`.
         passes: coremltools passes.
+        placeholders: what stands in for the module's weights, if anything does.
 
     Returns:
         The model specification (`Model_pb2.Model`), whose one function is called `main`.
@@ -112,13 +154,21 @@ def convert(function: Function, weights_dir: Path, passes: Sequence[str] = PASSE
     with quiet():
         import coremltools as ct
         import torch
+
+        from converters.light import Placeholders, exported
+    placeholders = placeholders or Placeholders()
     weights_dir.mkdir(parents=True)
     example = tuple(torch.zeros(item.shape, dtype=_torch_dtype(item)) for item in function.spec.inputs)
     with torch.no_grad(), quiet():
         # torch.export's frontend drops gelu's tanh form (coremltools 9.0), so: trace
         trace: Any = torch.jit.trace
         traced = trace(function.module.eval(), example, check_trace=False)
-    with quiet(), _unchecked_passes(), _half_inputs() if function.half else contextlib.nullcontext():
+    with (
+        quiet(),
+        _unchecked_passes(),
+        _half_inputs() if function.half else contextlib.nullcontext(),
+        exported(placeholders),
+    ):
         model = ct.convert(
             traced,
             inputs=[_tensor_type(ct, item) for item in function.spec.inputs],

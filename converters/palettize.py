@@ -1,29 +1,33 @@
-"""Weights as 4-bit indices into look-up tables, one table per group of output channels.
+"""Weights as 1 to 8-bit indices into look-up tables, one table per group of output channels.
 
-The tables are optimal: one-dimensional k-means has an exact solution, and a group of float16 weights has few
-distinct values (a bfloat16 checkpoint has about 3500 per group), so the exact solver runs on a weighted histogram in
-a fraction of the time that coremltools needs for its approximate one. The solver is the kmeans1d that coremltools
-carries (dynamic programming with SMAWK: Wu, "Optimal quantization by matrix searching", 1991; Gronlund et al.,
-arXiv:1701.07204).
+The tables are optimal: one-dimensional k-means has an exact solution, and `converters.kmeans` finds it in less time
+than coremltools needs for its approximate one. Weights are read, solved and packed in blocks of whole groups, on all
+cores, so that neither a matrix of any size nor its indices are ever in memory as a whole.
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-Half = npt.NDArray[np.float16]
+from converters import kmeans
+from converters.errors import RecipeError
+from converters.ordered import in_order, usable_cores
+from converters.weights import Codes, Half, Weight, array_weight, encoding, half_grid, not_finite
+
 Indices = npt.NDArray[np.uint8]
+Importance = npt.NDArray[np.float32]
 
-CODES = 1 << 16
-"""Number of float16 bit patterns."""
+BITS = (1, 2, 3, 4, 6, 8)
+"""Of an index; the widths that Core ML has."""
 
-SORT_BELOW = 1 << 14
-"""Group size under which sorting beats counting into 65536 bins."""
+BLOCK = 1 << 22
+"""Weights that one thread works on at a time, about: their codes, indices and bytes are 28 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +35,32 @@ class Palettization:
     """How the weights of a package are compressed.
 
     Attributes:
-        bits: per index; Core ML has 1, 2, 3, 4, 6 and 8.
-        group_size: output channels that share a table; 0 for one table per tensor.
+        bits: per index, one of `BITS`.
+        group_size: output channels that share a table; 1 for a table per channel, 0 for one per tensor.
         threshold: tensors with at most this many elements stay as they are (coremltools' default).
+
+    Raises:
+        ValueError: Core ML has no such indices, or the group size is negative.
     """
 
     bits: int = 4
     group_size: int = 32
     threshold: int = 2048
 
+    def __post_init__(self) -> None:
+        if self.bits not in BITS:
+            raise ValueError(f"Core ML has no {self.bits}-bit indices; there are {', '.join(map(str, BITS))}")
+        if self.group_size < 0:
+            raise ValueError(f"a group of {self.group_size} channels is none; 0 is for one table per tensor")
+
     def applies_to(self, shape: tuple[int, ...]) -> bool:
         """Whether a weight of this shape, output channels first, is compressed."""
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         return len(shape) > 1 and size > self.threshold and shape[0] % (self.group_size or shape[0]) == 0
+
+    def groups(self, shape: tuple[int, ...]) -> int:
+        """How many tables a weight of this shape has."""
+        return shape[0] // (self.group_size or shape[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +82,56 @@ class Palettized:
         return np.take_along_axis(self.lut, flat.astype(np.int64), axis=1).reshape(self.indices.shape)
 
 
-def palettize(weight: Half, scheme: Palettization) -> Palettized:
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some rows of a compressed weight.
+
+    Attributes:
+        lut: tables of the groups that end in this block, `(groups, 2**bits)`, float16.
+        indices: one per weight, flat.
+    """
+
+    lut: Half
+    indices: Indices
+
+
+def palettize(
+    weight: Half, scheme: Palettization, *, importance: npt.ArrayLike | None = None, threads: int | None = None
+) -> Palettized:
     """Compress a weight whose first axis is the output channels.
 
-    Deterministic, and optimal in squared error per group up to the float16 rounding of the tables.
+    Deterministic, whatever the number of threads, and optimal in squared error per group up to the float16 rounding
+    of the tables.
+
+    Args:
+        weight: float16.
+        scheme: what to compress to; it must apply to the weight's shape.
+        importance: how much the squared error of each weight counts: numbers that are not negative, of a shape that
+            broadcasts to the weight's, e.g. `(1, inputs, 1, 1)`. A group in which nothing counts is compressed as if
+            everything did.
+        threads: to work on; None for as many as there are cores.
 
     Raises:
-        ValueError: the weight is not float16, not finite, or its channels do not divide into groups.
+        ValueError: the weight is not float16, not finite, or its channels do not divide into groups; the importance
+            is negative or not finite.
     """
-    groups = weight.shape[0] // (scheme.group_size or weight.shape[0])
     if weight.dtype != np.float16 or not scheme.applies_to(weight.shape):
         raise ValueError(f"cannot palettize {weight.dtype} of shape {list(weight.shape)} with {scheme}")
-    rows = np.ascontiguousarray(weight).reshape(groups, -1)
-    lut = np.empty((groups, 1 << scheme.bits), np.float16)
-    indices = np.empty(rows.shape, np.uint8)
-    for group in range(groups):
-        lut[group], indices[group] = solve_group(rows[group], scheme.bits)
-    return Palettized(lut, indices.reshape(weight.shape))
+    counts = None
+    if importance is not None:
+        counts = np.asarray(importance, np.float32)
+        if not (np.isfinite(counts).all() and (counts >= 0).all()):
+            raise ValueError("importance has values that are negative or not finite")
+        counts = np.broadcast_to(counts, weight.shape)
+    lut, indices, filled = [], np.empty(weight.size, np.uint8), 0
+    try:
+        for block in blocks(array_weight("", weight), scheme, importance=counts, threads=threads):
+            lut.append(block.lut)
+            indices[filled : filled + block.indices.size] = block.indices
+            filled += block.indices.size
+    except RecipeError as error:
+        raise ValueError("a weight is infinite or not a number in float16") from error
+    return Palettized(np.concatenate(lut), indices.reshape(weight.shape))
 
 
 def solve_group(values: Half, bits: int) -> tuple[Half, Indices]:
@@ -91,65 +141,127 @@ def solve_group(values: Half, bits: int) -> tuple[Half, Indices]:
 
     Args:
         values: float16, any shape.
-        bits: of an index.
+        bits: of an index, 1 to 8.
 
     Returns:
         The table, `2**bits` ascending float16 values, and one index per value, flat.
+
+    Raises:
+        ValueError: a value is infinite or not a number.
     """
-    flat = values.reshape(-1)
-    if not np.isfinite(flat).all():
-        raise ValueError("a weight is infinite or not a number in float16")
-    codes = flat.view(np.uint16)
-    distinct, counts = _histogram(codes)
-    points = distinct.view(np.float16).astype(np.float64)
-    order = np.argsort(points, kind="stable")
-    points, counts, distinct = points[order], counts[order], distinct[order]
-    entries = 1 << bits
-    centroids = points if len(points) <= entries else _cluster(points, counts, entries)
-    table = np.sort(centroids.astype(np.float16))
-    # The rounded centroids move the borders between clusters; ties go to the smaller entry.
-    borders = (table[1:].astype(np.float64) + table[:-1].astype(np.float64)) / 2
-    nearest = np.searchsorted(borders, points, side="left").astype(np.uint8)
-    by_code = np.zeros(CODES, np.uint8)
-    by_code[distinct] = nearest
-    padded = np.pad(table, (0, entries - len(table)), mode="edge")
-    return padded, by_code[codes]
+    codes = np.ascontiguousarray(values).reshape(1, 1, -1).view(np.uint16)
+    try:
+        block = _solve(codes, "float16", 1 << bits, None)
+    except FloatingPointError as error:
+        raise ValueError("a weight is infinite or not a number in float16") from error
+    return block.lut[0], block.indices
 
 
-def _histogram(codes: npt.NDArray[np.uint16]) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float64]]:
-    """Distinct bit patterns and how often each occurs."""
-    if codes.size < SORT_BELOW:
-        distinct, counts = np.unique(codes, return_counts=True)
-        return distinct, counts.astype(np.float64)
-    bins = np.bincount(codes, minlength=CODES)
-    present = np.flatnonzero(bins)
-    return present.astype(np.uint16), bins[present].astype(np.float64)
+def blocks(
+    weight: Weight, scheme: Palettization, *, importance: Importance | None = None, threads: int | None = None
+) -> Iterator[Block]:
+    """Compress a weight block by block, reading it as it goes along.
+
+    Args:
+        weight: of a shape that the scheme applies to.
+        scheme: what to compress to.
+        importance: of the weight's shape; None if all weights count the same.
+        threads: to work on; None for as many as there are cores.
+
+    Returns:
+        Blocks in order.
+
+    Raises:
+        RecipeError: a value is infinite or not a number in float16.
+    """
+    threads = threads or usable_cores()
+    if importance is not None:
+        importance = importance.reshape(weight.shape[0], weight.row_size)
+    groups = scheme.groups(weight.shape)
+    rows = weight.shape[0] // groups
+    if rows * weight.row_size > BLOCK:
+        for group in range(groups):
+            yield from _large_group(weight, (group * rows, (group + 1) * rows), 1 << scheme.bits, importance, threads)
+        return
+    # As many as fit; fewer, if some threads would have none. How many there are does not change what is in them.
+    together = max(1, min(BLOCK // (rows * weight.row_size), -(-groups // (2 * threads))))
+    spans = [(start * rows, min(start + together, groups) * rows) for start in range(0, groups, together)]
+    yield from in_order(partial(_whole_groups, weight, rows, 1 << scheme.bits, importance), spans, threads)
 
 
-@functools.cache
-def _solver() -> ctypes.CDLL:
-    # Called through its C symbol: the Python wrapper copies element by element and costs more than the solver.
-    from coremltools._deps.kmeans1d import _core
+def _whole_groups(
+    weight: Weight, rows: int, entries: int, importance: Importance | None, span: tuple[int, int]
+) -> Block:
+    start, stop = span
+    codes, _ = weight.codes(start, stop)
+    shape = ((stop - start) // rows, rows, weight.row_size)
+    counts = None if importance is None else np.ascontiguousarray(importance[start:stop]).reshape(shape)
+    try:
+        return _solve(codes.reshape(shape), weight.dtype, entries, counts)
+    except FloatingPointError as error:
+        raise not_finite(weight.name) from error
 
-    library = ctypes.cdll.LoadLibrary(_core.__file__)
-    library.cluster_with_weights.restype = None
-    return library
 
+def _solve(codes: Codes, dtype: str, entries: int, importance: Importance | None) -> Block:
+    """Solve groups; `codes` is `(groups, rows, columns)`.
 
-def _cluster(
-    points: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], clusters: int
-) -> npt.NDArray[np.float64]:
-    """Exact weighted k-means of more points than clusters; `points` ascending."""
-    points, weights = np.ascontiguousarray(points), np.ascontiguousarray(weights)
-    labels = np.empty(len(points), np.ulonglong)
-    centroids = np.empty(clusters, np.float64)
-    double, unsigned = ctypes.POINTER(ctypes.c_double), ctypes.POINTER(ctypes.c_ulong)
-    _solver().cluster_with_weights(
-        points.ctypes.data_as(double),
-        weights.ctypes.data_as(double),
-        ctypes.c_ulong(len(points)),
-        ctypes.c_ulong(clusters),
-        labels.ctypes.data_as(unsigned),
-        centroids.ctypes.data_as(double),
+    Raises:
+        FloatingPointError: a weight is not finite.
+    """
+    meaning = encoding(dtype)
+    tables = np.empty((codes.shape[0], entries), np.uint16)
+    indices = np.empty(codes.shape, np.uint8)
+    everything_counts = np.empty((0, 0, 0), np.float32)
+    broken = kmeans.solve_groups(
+        codes,
+        everything_counts if importance is None else importance,
+        meaning.order,
+        meaning.values,
+        *half_grid(),
+        tables,
+        indices,
     )
-    return centroids
+    if broken >= 0:
+        raise FloatingPointError
+    return Block(tables.view(np.float16), indices.reshape(-1))
+
+
+def _large_group(
+    weight: Weight, span: tuple[int, int], entries: int, importance: Importance | None, threads: int
+) -> Iterator[Block]:
+    """One group that is larger than a block: counted in parts, solved, and read once more for its indices."""
+    step = max(1, BLOCK // weight.row_size)  # whatever `threads` is: the sums of importances depend on it
+    spans = [(start, min(start + step, span[1])) for start in range(*span, step)]
+    meaning = encoding(weight.dtype)
+
+    def count(part: tuple[int, int]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64] | None]:
+        codes, _ = weight.codes(*part)
+        counts = np.zeros(kmeans.CODES, np.uint32)
+        kmeans.count(codes.reshape(-1), counts)
+        if importance is None:
+            return counts, None
+        mass = np.zeros(kmeans.CODES)
+        kmeans.weigh(codes, np.ascontiguousarray(importance[slice(*part)]), mass)
+        return counts, mass
+
+    counts, mass = np.zeros(kmeans.CODES, np.int64), np.zeros(kmeans.CODES)
+    for some, heavy in in_order(count, spans, threads):
+        counts += some
+        if heavy is not None:
+            mass += heavy
+    if counts[meaning.order].sum() != (span[1] - span[0]) * weight.row_size:
+        raise not_finite(weight.name)
+    table, index = np.empty(entries, np.uint16), np.zeros(kmeans.CODES, np.uint8)
+    if not mass.any():
+        mass[:] = counts
+    kmeans.solve(mass, meaning.order, meaning.values, *half_grid(), table, index)
+
+    def look_up(part: tuple[int, int]) -> Indices:
+        codes, _ = weight.codes(*part)
+        indices = np.empty(codes.size, np.uint8)
+        kmeans.look_up(codes.reshape(-1), index, indices)
+        return indices
+
+    lut = table.view(np.float16)[None]
+    for number, indices in enumerate(in_order(look_up, spans, threads)):
+        yield Block(lut if number == len(spans) - 1 else lut[:0], indices)

@@ -61,7 +61,7 @@ def convert_and_compare(folder: Path) -> Path:
     module = Small()
     shape = (1, CHANNELS, 1, LENGTH)
     spec = FunctionSpec("main", (TensorSpec("x", shape),), (TensorSpec("y", shape),))
-    build_package([Function(spec, module, half=True)], package, palettization=Palettization())
+    build_package([Function(spec, module, half=True)], package, compression=Palettization())
     x = np.linspace(-REACH, REACH, int(np.prod(shape)), dtype=np.float32).reshape(shape).astype(np.float16)
     with torch.no_grad():
         expected = module.float()(torch.from_numpy(x).float()).numpy()

@@ -17,10 +17,12 @@ from converters.gemma4.layers import CONVOLUTION, Layout
 from converters.gemma4.prefill_interface import batch_spec
 from converters.gemma4.recipes.text import TextParameters, decode_parameters, merged_parameters
 from converters.gemma4.tensors import chunk_shapes
+from converters.light import Placeholders, is_heavy
 from converters.package import Function, build_package
 from converters.palettize import Palettization
 from converters.recipe import Job
 from converters.signature import FunctionSpec
+from converters.weights import checkpoint_weight
 
 HALF_BITS = 16
 
@@ -54,6 +56,7 @@ def load_chunk(
     end: int,
     dtype: torch.dtype = torch.float16,
     layout: Layout = CONVOLUTION,
+    placeholders: Placeholders | None = None,
 ) -> TextChunk:
     """The layers `[start, end)` with their weights; only these tensors are read.
 
@@ -64,18 +67,27 @@ def load_chunk(
         end: one past the last layer.
         dtype: what the module shall compute in.
         layout: what its projections are: 1x1 convolutions or linear layers.
+        placeholders: when given, large weights are not read: what stands in for them is registered here, and the
+            chunk can be converted but not run.
 
     Raises:
         RecipeError: a tensor is missing, has another shape, or holds values that `dtype` cannot.
     """
-    read = reader(checkpoint, chunk_shapes(text, start, end), dtype)
+    read = reader(checkpoint, chunk_shapes(text, start, end), dtype, placeholders)
     return TextChunk(text, chunk_span(text, start, end), read, layout)
 
 
-def reader(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> Read:
-    """Reads tensors of known shapes as `dtype`."""
+def reader(
+    checkpoint: Checkpoint,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    placeholders: Placeholders | None = None,
+) -> Read:
+    """Reads tensors of known shapes as `dtype`; with `placeholders`, large ones only when they are written."""
 
     def read(name: str) -> Tensor:
+        if placeholders is not None and is_heavy(shapes[name]):
+            return placeholders.add(checkpoint_weight(checkpoint, name, shapes[name]), dtype)
         # a copy even where the dtype is right already: the checkpoint's mapping must not be written to or kept
         tensor = checkpoint.tensor(name, shapes[name]).to(dtype, copy=True)
         if not torch.isfinite(tensor).all():
@@ -129,8 +141,8 @@ def palettization(bits: int, group_size: int) -> Palettization | None:
 
 
 def _build(job: Job, checkpoint: Checkpoint, text: TextConfig, parameters: TextParameters, recipe: str) -> None:
-    job.progress("reading weights", 0.0)
-    chunk = load_chunk(checkpoint, text, *parameters.layers)
+    placeholders = Placeholders()
+    chunk = load_chunk(checkpoint, text, *parameters.layers, placeholders=placeholders)
     functions = chunk_functions(
         text,
         chunk,
@@ -143,9 +155,10 @@ def _build(job: Job, checkpoint: Checkpoint, text: TextConfig, parameters: TextP
     build_package(
         functions,
         job.output / f"{job.path}.mlpackage",
-        palettization=palettization(parameters.bits, parameters.group_size),
+        compression=palettization(parameters.bits, parameters.group_size),
         metadata=chunk_metadata(job, recipe, parameters.layers),
         progress=job.progress,
+        placeholders=placeholders,
     )
 
 

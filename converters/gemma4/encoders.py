@@ -61,7 +61,7 @@ def build_audio_encoder(job: Job) -> None:
     build_package(
         [function],
         job.output / f"{job.path}.mlpackage",
-        palettization=scheme,
+        compression=scheme,
         metadata=_metadata(job, "gemma4.audio-encoder"),
         passes=audio_passes(),
         progress=job.progress,

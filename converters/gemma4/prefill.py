@@ -12,6 +12,7 @@ from converters.gemma4.decode import chunk_function, chunk_metadata, load_chunk,
 from converters.gemma4.interface import MAIN
 from converters.gemma4.prefill_interface import SEPARATE, prefill_name, prefill_spec
 from converters.gemma4.recipes.prefill import prefill_parameters
+from converters.light import Placeholders
 from converters.package import Function, build_package
 from converters.recipe import Job
 
@@ -25,14 +26,15 @@ def build_prefill_chunk(job: Job) -> None:
     checkpoint = Checkpoint.open(job.checkpoint)
     text = parse_config(checkpoint.config).text
     parameters = prefill_parameters(text, job.parameters)
-    job.progress("reading weights", 0.0)
-    chunk = load_chunk(checkpoint, text, *parameters.layers)
+    placeholders = Placeholders()
+    chunk = load_chunk(checkpoint, text, *parameters.layers, placeholders=placeholders)
     build_package(
         prefill_functions(text, chunk, parameters.lengths, masks=parameters.masks, logits=parameters.logits),
         job.output / f"{job.path}.mlpackage",
-        palettization=palettization(parameters.bits, parameters.group_size),
+        compression=palettization(parameters.bits, parameters.group_size),
         metadata=chunk_metadata(job, "gemma4.prefill-chunk", parameters.layers),
         progress=job.progress,
+        placeholders=placeholders,
     )
 
 

@@ -13,6 +13,7 @@ from converters.gemma4.layers import CONVOLUTION, LINEAR
 from converters.gemma4.recipes.stateful import StatefulParameters, stateful_parameters, stateful_prefill_parameters
 from converters.gemma4.stateful import StatefulFunction, empty_states
 from converters.gemma4.stateful_interface import INFER, prefill_name, stateful_spec
+from converters.light import Placeholders
 from converters.package import PASSES, Function, build_package
 from converters.recipe import Job
 
@@ -89,14 +90,15 @@ def _build(
     recipe: str,
     names: dict[int, str],
 ) -> None:
-    job.progress("reading weights", 0.0)
     layout = LINEAR if parameters.linear else CONVOLUTION
-    chunk = load_chunk(checkpoint, text, *parameters.layers, layout=layout)
+    placeholders = Placeholders()
+    chunk = load_chunk(checkpoint, text, *parameters.layers, layout=layout, placeholders=placeholders)
     build_package(
         stateful_functions(text, chunk, parameters, names),
         job.output / f"{job.path}.mlpackage",
-        palettization=palettization(parameters.bits, parameters.group_size),
+        compression=palettization(parameters.bits, parameters.group_size),
         metadata=chunk_metadata(job, recipe, parameters.layers),
         passes=STATE_PASSES,
         progress=job.progress,
+        placeholders=placeholders,
     )

@@ -60,7 +60,7 @@ def build(output: Path, *lengths: int, scheme: Palettization | None = None) -> P
     block = Block()
     names = ["main"] if len(lengths) == 1 else [f"f{length}" for length in lengths]
     functions = [function(name, length, block) for name, length in zip(names, lengths, strict=True)]
-    build_package(functions, output, palettization=scheme, metadata={"zoo.recipe": "test", "a": "b"})
+    build_package(functions, output, compression=scheme, metadata={"zoo.recipe": "test", "a": "b"})
     return output
 
 
@@ -278,4 +278,4 @@ def test_weights_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
     with torch.no_grad():
         block.up[0, 0] = torch.inf
     with pytest.raises(RecipeError, match="infinite or not a number"):
-        build_package([function("main", 1, block)], tmp_path / "p.mlpackage", palettization=Palettization())
+        build_package([function("main", 1, block)], tmp_path / "p.mlpackage", compression=Palettization())

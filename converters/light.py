@@ -1,0 +1,213 @@
+"""Conversion that carries no weights: stand-ins of the right shape go through torch and coremltools in their place.
+
+A stand-in is a strided view of a small buffer, so a matrix of a billion elements takes as many numbers as it has rows
+and columns. What identifies it is where its buffer lies and its strides, which no two axes share. So an array that
+comes out of the conversion *is* the stand-in, untouched, not even transposed; or it is something that was computed,
+and then it is full of what the buffer holds, which is not a number, and the conversion fails (`exported`). Nothing in
+between can pass for a weight.
+
+While a module is traced, stand-ins are multiplied in one input channel only (`StandIn`), so tracing a batch of a
+thousand tokens takes no longer than tracing one. In coremltools 9.0 three things are patched for the length of a
+conversion (`exported`): its comparison of a module's weights with its graph's, its float16 cast of float32 constants,
+and how it writes constants.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from converters.errors import RecipeError
+from converters.weights import PLACEHOLDER_FILE, Weight, tensor_weight
+
+Array = npt.NDArray[Any]
+
+HEAVY = 1 << 14
+"""Tensors with fewer elements than this are carried through the conversion."""
+
+NOT_A_NUMBER = 0x7FFF
+"""A code that is not a number as float16, as bfloat16, and twice in a row as float32."""
+
+
+class StandIn(Tensor):
+    """A tensor of the right shape and no content.
+
+    Convolutions and linear layers with it are recorded by `torch.jit.trace` as they are, but carried out with the
+    first input channel alone: what they compute is of no interest, only its shape.
+    """
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called for every function of torch that is given a stand-in."""
+        given = kwargs or {}
+        state = torch._C._get_tracing_state()
+        axis = _CHANNEL_AXES.get(func)
+        # plain convolutions have their groups last
+        if state is None or axis is None or given.get("groups", args[6] if len(args) > 6 else 1) != 1:
+            return super().__torch_function__(func, types, args, given)  # type: ignore[no-untyped-call]
+        tracer: Any = torch._C
+        with torch._C.DisableTorchFunctionSubclass():
+            tracer._set_tracing_state(None)
+            thin = args[0].narrow(axis, 0, 1).contiguous(), args[1].narrow(1, 0, 1).contiguous()
+            tracer._set_tracing_state(state)
+            for small, whole in zip(thin, args[:2], strict=True):
+                tracer._set_value_trace(small, tracer._get_value_trace(whole))
+            return func(*thin, *args[2:], **given)
+
+
+_CHANNEL_AXES = {torch.conv1d: 1, torch.conv2d: 1, torch.nn.functional.linear: -1}
+"""The input channels of what functions multiply with a weight, whose own are on axis 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The number of a weight, and the array that looks like it."""
+
+    number: int
+    array: Array
+
+
+class Placeholders:
+    """Stand-ins, and the weights that they stand for."""
+
+    def __init__(self) -> None:
+        self.weights: list[Weight] = []
+        self._by_address: dict[int, _Known] = {}
+
+    def add(self, weight: Weight, dtype: torch.dtype) -> Tensor:
+        """A stand-in for a weight, as a tensor of its shape."""
+        self.weights.append(weight)
+        kind = np.float32 if dtype == torch.float32 else np.float16
+        array = self._make(len(self.weights) - 1, weight.shape, np.dtype(kind))
+        return torch.from_numpy(array).as_subclass(StandIn)
+
+    def number(self, array: Array) -> int | None:
+        """The number of the weight that an array stands for; axes of size 1 may have been added or left out."""
+        found = self._by_address.get(array.__array_interface__["data"][0])
+        if found is None or found.array.dtype != array.dtype or _layout(found.array) != _layout(array):
+            return None
+        return found.number
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a stand-in or a view of one."""
+        return tensor.data_ptr() in self._by_address
+
+    def half(self, array: Array) -> Array | None:
+        """The float16 stand-in for the weight that a float32 array stands for; None if it stands for none."""
+        number = self.number(array)
+        return None if number is None else self._make(number, array.shape, np.dtype(np.float16))
+
+    def _make(self, number: int, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+        strides = tuple(range(1, len(shape) + 1))
+        reach = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+        buffer = np.full(reach * dtype.itemsize // 2, NOT_A_NUMBER, np.uint16).view(dtype)
+        array = np.lib.stride_tricks.as_strided(buffer, shape, [stride * dtype.itemsize for stride in strides])
+        self._by_address[array.__array_interface__["data"][0]] = _Known(number, array)
+        return array
+
+
+def _layout(array: Array) -> list[tuple[int, int]]:
+    return [(size, stride) for size, stride in zip(array.shape, array.strides, strict=True) if size > 1]
+
+
+@contextlib.contextmanager
+def lightened(modules: Iterable[nn.Module], placeholders: Placeholders, keep: frozenset[str]) -> Iterator[None]:
+    """Put stand-ins into modules for every large floating-point parameter and buffer; take them out afterwards.
+
+    Args:
+        modules: may share tensors.
+        placeholders: receives the weights.
+        keep: names of buffers that are no weights, such as states.
+    """
+    replaced: list[tuple[dict[str, Any], str, Tensor]] = []
+    made: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+    try:
+        for owner, prefix in {
+            id(part): (part, name) for top in modules for name, part in top.named_modules()
+        }.values():
+            for tensors in (owner._parameters, owner._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is None or name in keep or tensor.dtype not in (torch.float16, torch.float32):
+                        continue
+                    if not is_heavy(tensor.shape) or placeholders.holds(tensor):
+                        continue
+                    key = (tensor.data_ptr(), tuple(tensor.shape))
+                    if key not in made:
+                        made[key] = placeholders.add(tensor_weight(f"{prefix}.{name}", tensor), tensor.dtype)
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    replaced.append((tensors, name, tensor))
+                    tensors[name] = nn.Parameter(made[key], requires_grad=False) if is_parameter else made[key]
+        yield
+    finally:
+        for tensors, name, tensor in replaced:
+            tensors[name] = tensor
+
+
+def is_heavy(shape: Sequence[int]) -> bool:
+    """Whether a weight of this shape is not carried through a conversion."""
+    return len(shape) > 1 and math.prod(shape) >= HEAVY
+
+
+@contextlib.contextmanager
+def exported(placeholders: Placeholders) -> Iterator[None]:
+    """While coremltools converts: stand-ins stay what they are and are written as references to their weights.
+
+    Raises:
+        RecipeError: a constant was computed from a stand-in.
+    """
+    from coremltools.converters.mil.backend.mil import helper, load
+    from coremltools.converters.mil.frontend.torch import torchscript_utils
+    from coremltools.converters.mil.mil.ops.defs.iOS15.elementwise_unary import cast
+
+    exporter = load.MILProtoExporter
+    originals = torchscript_utils.torch, cast.get_cast_value, exporter.get_milproto_value
+
+    def get_cast_value(kind: Any, input_var: Any, dtype: str) -> Any:
+        value = input_var.val
+        if dtype == "fp16" and isinstance(value, np.ndarray):
+            half = placeholders.half(value)
+            if half is not None:
+                return half
+        return originals[1].__func__(kind, input_var, dtype)
+
+    def get_milproto_value(self: Any, var: Any) -> Any:
+        value = var.val
+        if isinstance(value, np.ndarray):
+            number = placeholders.number(value)
+            if number is not None:
+                kind = load.types_to_proto_primitive(var.sym_type.get_primitive())
+                return helper.create_file_value_tensor(PLACEHOLDER_FILE, number, value.shape, kind)
+        if isinstance(value, np.ndarray | np.floating) and value.dtype.kind == "f" and np.isnan(value).any():
+            raise RecipeError(
+                f"constant {var.name} is not a number, or was computed from a large weight while the program was"
+                " converted, which is not supported: compute it in the module's constructor"
+            )
+        return originals[2](self, var)
+
+    torchscript_utils.torch = _EqualIfTheSame()
+    cast.get_cast_value = classmethod(get_cast_value)
+    exporter.get_milproto_value = get_milproto_value
+    try:
+        yield
+    finally:
+        torchscript_utils.torch, cast.get_cast_value, exporter.get_milproto_value = originals
+
+
+class _EqualIfTheSame:
+    """The `torch` that coremltools compares tensors with: what is not a number equals itself, at no cost."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def equal(self, one: Tensor, other: Tensor) -> bool:
+        """Whether two tensors are the same memory, or else hold the same."""
+        same = one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.stride() == other.stride()
+        return same or torch.equal(one, other)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -106,18 +105,14 @@ def gather(folder: Path) -> Bundle:
 
 def _files(folder: Path) -> Iterator[tuple[str, int]]:
     """Bundle paths and sizes of all files. Links to folders are followed, but not in circles."""
-    seen = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if name not in IGNORED_FOLDERS)
-        for name in names:
-            path = Path(root, name)
+    waiting = [(folder, frozenset({folder.resolve()}))]
+    while waiting:
+        place, above = waiting.pop()
+        for path in place.iterdir():
             if path.is_file():
                 yield path.relative_to(folder).as_posix(), path.stat().st_size
+            elif path.is_dir() and path.name not in IGNORED_FOLDERS and (real := path.resolve()) not in above:
+                waiting.append((path, above | {real}))
 
 
 def _impostors(folder: Path, files: Mapping[str, int]) -> Iterator[tuple[str, str]]:

@@ -65,7 +65,7 @@ def _interface(bundle: Bundle) -> Iterator[Hit]:
 
 def _config(bundle: Bundle) -> Iterator[Hit]:
     settings, given, gives = _settings(bundle), _shape(bundle, "input_features"), _shape(bundle, "hidden_states")
-    if not settings or len(given) != 3 or len(gives) != 3:
+    if not settings or len(given) != 3 or any(True for _ in _interface(bundle)):
         return
     for key, found in (("mel_frames", given[1]), ("num_tokens", gives[1]), ("feature_size", given[2])):
         said = settings.get(key)

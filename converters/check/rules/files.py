@@ -57,7 +57,7 @@ def _twice(bundle: Bundle) -> Iterator[Hit]:
     first: dict[str, tuple[str, tuple[int, int]]] = {}
     for model in bundle.models.values():
         for weights in model.weights:
-            if not weights.sample:
+            if not weights.sample or weights.problem:
                 continue
             path, inode = first.setdefault(weights.sample, (weights.path, weights.inode))
             if inode != weights.inode:

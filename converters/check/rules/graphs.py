@@ -15,6 +15,11 @@ from converters.check.rules.configuration import is_gemma
 NOT_READ = frozenset({"update_mask"})
 """Inputs that the engine passes to chunks whether they need them or not."""
 
+POSITIONS = frozenset({"current_pos", "ring_pos"})
+"""Inputs that lose their effect together with a state's update, which is then reported alone."""
+
+WRITES = ("write_state", "coreml_update_state")
+
 INDEX_LIMIT = 1 << 16
 """A runtime that keeps the index of a top-k in 16 bits wraps from here on."""
 
@@ -45,10 +50,10 @@ def _exact_gelu(bundle: Bundle) -> Iterator[Hit]:
 def _lost_input(bundle: Bundle) -> Iterator[Hit]:
     for model in _programs(bundle):
         for name, graph in model.graphs.items():
-            lost = [feature.name for feature in model.interfaces[name].inputs if not _is_read(graph, feature.name)]
-            for item in lost:
-                if item not in NOT_READ:
-                    yield Hit(model.path, f"{name}: nothing depends on the input {item}")
+            excused = NOT_READ | (POSITIONS if _states_without_write(model, name) else frozenset())
+            for feature in model.interfaces[name].inputs:
+                if feature.name not in excused and not _is_read(graph, feature.name):
+                    yield Hit(model.path, f"{name}: nothing depends on the input {feature.name}")
 
 
 def _is_read(graph: Graph, name: str) -> bool:
@@ -60,7 +65,7 @@ def _is_read(graph: Graph, name: str) -> bool:
         if item in outputs:
             return True
         for operation in graph.uses.get(item, ()):
-            if operation.kind in ("write_state", "coreml_update_state"):
+            if operation.kind in WRITES:
                 return True
             for output in operation.outputs:
                 if output.name not in seen:
@@ -69,17 +74,20 @@ def _is_read(graph: Graph, name: str) -> bool:
     return False
 
 
+def _states_without_write(model: Model, function: str) -> list[str]:
+    written = {
+        name_of(operation, "input") or name_of(operation, "state")
+        for operation in model.graphs[function].operations
+        if operation.kind in WRITES
+    }
+    return [state.name for state in model.interfaces[function].states if state.name not in written]
+
+
 def _unwritten(bundle: Bundle) -> Iterator[Hit]:
     for model in _programs(bundle):
-        for name, graph in model.graphs.items():
-            written = {
-                name_of(operation, "input") or name_of(operation, "state")
-                for operation in graph.operations
-                if operation.kind in ("write_state", "coreml_update_state")
-            }
-            for state in model.interfaces[name].states:
-                if state.name not in written:
-                    yield Hit(model.path, f"{name}: the state {state.name} is never written")
+        for name in model.graphs:
+            for state in _states_without_write(model, name):
+                yield Hit(model.path, f"{name}: the state {state} is never written")
 
 
 def _conv1d(bundle: Bundle) -> Iterator[Hit]:

@@ -22,6 +22,9 @@ from converters.gemma4.interface import DECODE, MAIN, VERIFY
 from converters.gemma4.stateful_interface import INFER
 from converters.mil.program import Feature
 
+DECODING = ("decode", "stateful")
+"""Kinds of chains that are called with one position by default."""
+
 BATCHES = (16, 8, 4)
 """Lengths of `prefill_bN` that the app's engine for stateful chunks looks for, in this order."""
 
@@ -42,16 +45,17 @@ def _neighbours(bundle: Bundle) -> Iterator[Hit]:
     seen = set()
     for chain in chains(bundle):
         models = members(bundle, chain)
-        for functions in _called_together(models):
+        for functions in _called_together(chain, models):
             for hit in _compare(chain, dict(zip(chain.names, zip(models, functions, strict=True), strict=True)), odd):
                 if (hit.file, hit.message) not in seen:
                     seen.add((hit.file, hit.message))
                     yield hit
 
 
-def _called_together(models: tuple[Model, ...]) -> Iterator[tuple[str, ...]]:
+def _called_together(chain: Chain, models: tuple[Model, ...]) -> Iterator[tuple[str, ...]]:
     """Names of functions, one of each chunk, that are called in turn: the default ones, then those of one name."""
-    yield tuple(model.default for model in models)
+    if chain.kind not in DECODING or not any(_takes_several(model) for model in models):
+        yield tuple(model.default for model in models)
     for name in models[0].interfaces:
         if name != models[0].default and all(name in model.interfaces for model in models):
             yield tuple(name for _ in models)
@@ -97,18 +101,24 @@ def _signature(bundle: Bundle) -> Iterator[Hit]:
                     yield Hit(model.path, f"{function}: {found[0]}{more}", "; ".join(found[1:]))
 
 
+def _takes_several(model: Model) -> int:
+    """Positions that the default function takes, if it is more than one; else 0."""
+    interface = model.interfaces.get(model.default)
+    length = called_length(interface) if interface is not None else None
+    return length if length is not None and length > 1 else 0
+
+
 def _default(bundle: Bundle) -> Iterator[Hit]:
     chain = decoding(bundle)
     for model in members(bundle, chain) if chain is not None else ():
-        interface = model.interfaces.get(model.default)
-        length = called_length(interface) if interface is not None else None
-        if length is not None and length != 1:
+        length = _takes_several(model)
+        if length:
             yield Hit(model.path, f"the default function {model.default} takes {length} positions, decoding takes one")
 
 
 def _functions(bundle: Bundle) -> Iterator[Hit]:
     for chain in chains(bundle):
-        if chain.kind not in ("decode", "stateful"):
+        if chain.kind not in DECODING:
             continue
         models = members(bundle, chain)
         names = dict.fromkeys(name for model in models for name in model.interfaces)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from converters.check.facts import Bundle
+from converters.check.layout import ALL, Chain
 from converters.check.rule import Hit, Rule
 
 
@@ -26,12 +27,21 @@ def _strays(bundle: Bundle) -> Iterator[Hit]:
             yield Hit(path, "should not be there, though the app does the same without it", severity="note")
 
 
+def _lacks_one(bundle: Bundle, chain: Chain) -> bool:
+    """Whether the app wants a chain of which something is missing; the rest of it is not at fault."""
+    missing = bundle.routed.missing if bundle.routed is not None else ()
+    return any(bundle.path(name) in missing for name in chain.names)
+
+
 def _unused(bundle: Bundle) -> Iterator[Hit]:
     routed = bundle.routed
-    if routed is None or not routed.loaded:
-        return
+    if routed is None or not routed.loaded or any(routed.strays.values()):
+        return  # what leads the app astray is to blame
+    incomplete = {name for chain in ALL if _lacks_one(bundle, chain) for name in chain.names}
     for model in bundle.models.values():
-        if model.path not in routed.loaded and model.problem is None and model.path not in routed.strays:
+        if model.path in routed.loaded or model.path in routed.strays or model.problem is not None:
+            continue
+        if model.name not in incomplete:
             size = sum(size for path, size in bundle.files.items() if path.startswith(f"{model.path}/"))
             yield Hit(model.path, f"is never loaded by the app's engine {routed.engine}", f"{size} bytes")
 

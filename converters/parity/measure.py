@@ -214,8 +214,11 @@ class _Run:
         except RecipeError as error:
             yield Check("open", "whole", "models and sidecars fit each other", problem=str(error))
             return
-        yield from self._text(reference, engine, vocabulary)
-        yield from self._media(reference, engine, vocabulary)
+        try:
+            yield from self._text(reference, engine, vocabulary)
+            yield from self._media(reference, engine, vocabulary)
+        except RecipeError as error:
+            yield Check("running", "whole", "the bundle runs", problem=str(error))
 
     def _vocabulary(self, sidecars: Sidecars) -> Vocabulary:
         eos = read_json(self.bundle.folder / "model_config.json").get("eos_token_id")

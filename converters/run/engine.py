@@ -17,7 +17,7 @@ from converters.errors import RecipeError
 from converters.gemma4.interface import VERIFY
 from converters.mil.types import Array
 from converters.run.prefill import PREFILL_CHUNKS, Prefill
-from converters.run.runner import Load, Runner
+from converters.run.runner import Load, Runner, inputs_of
 from converters.run.sidecars import Position, Sidecars, read_sidecars
 
 FOUR_CHUNKS = ("chunk1", "chunk2", "chunk3", "chunk4")
@@ -323,8 +323,7 @@ def _run_chain(
     """Runs chunk after chunk: hidden states, combined per-layer inputs and shared K/V go from one to the next."""
     results: dict[str, Mapping[str, Array]] = {}
     for name, runner in chunks.items():
-        given = {**shared, **caches[name]}
-        outputs = results[name] = runner.predict({item: given[item] for item in runner.inputs})
+        outputs = results[name] = runner.predict(inputs_of(name, runner.inputs, {**shared, **caches[name]}))
         shared["hidden_states"] = outputs["hidden_states_out"]
         if "per_layer_combined_out" in outputs:
             shared["per_layer_combined"] = outputs["per_layer_combined_out"]

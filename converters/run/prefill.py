@@ -14,7 +14,7 @@ import numpy as np
 from converters.errors import RecipeError
 from converters.gemma4.config import FULL, SLIDING
 from converters.mil.types import Array
-from converters.run.runner import Runner
+from converters.run.runner import Runner, inputs_of
 from converters.run.sidecars import Settings
 
 PREFILL_CHUNKS = ("prefill_chunk1", "prefill_chunk2", "prefill_chunk3", "prefill_chunk4")
@@ -168,7 +168,7 @@ class Prefill:
         }
         results: dict[str, Mapping[str, Array]] = {}
         for name, runner in self._chunks.items():
-            outputs = results[name] = runner.predict({item: given[item] for item in runner.inputs})
+            outputs = results[name] = runner.predict(inputs_of(name, runner.inputs, given))
             given["hidden_states"] = outputs.get("hidden_states_out", hidden)
             if "per_layer_combined_out" in outputs:
                 given["per_layer_combined"] = outputs["per_layer_combined_out"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
+from converters.errors import RecipeError
 from converters.mil.plan import Arithmetic
 from converters.mil.runtime import Model, State
 from converters.mil.types import Array
@@ -64,6 +65,18 @@ class StatefulRunner(Protocol):
 
 Load = Callable[[str, str | None], Runner]
 """Opens a component (`chunk1`) of a bundle; the second argument is a function's name, None for the default one."""
+
+
+def inputs_of(name: str, wanted: Iterable[str], given: Mapping[str, Array]) -> dict[str, Array]:
+    """What a chunk takes, out of what there is.
+
+    Raises:
+        RecipeError: something is not there.
+    """
+    missing = next((item for item in wanted if item not in given), None)
+    if missing is not None:
+        raise RecipeError(f"{name} takes {missing}, which no chunk before it gives")
+    return {item: given[item] for item in wanted}
 
 
 class MilRunner:

@@ -16,7 +16,7 @@ import numpy as np
 from converters.errors import RecipeError
 from converters.mil.types import Array
 from converters.run.engine import HIDDEN, Prediction, full_mask, logits_of
-from converters.run.runner import LoadStateful, StatefulRunner, States
+from converters.run.runner import LoadStateful, StatefulRunner, States, inputs_of
 from converters.run.sidecars import Position, Sidecars, read_sidecars
 
 THREE_CHUNKS = ("chunk_1", "chunk_2", "chunk_3")
@@ -239,7 +239,7 @@ class StatefulEngine:
         passed: dict[str, Array] = {}
         for name, runner in chain.runners.items():
             states = chain.states.get(name) or runner.make_states()
-            outputs = runner.predict_with({item: given[item] for item in runner.inputs}, states)
+            outputs = runner.predict_with(inputs_of(name, runner.inputs, given), states)
             given |= {item.removesuffix("_out"): value for item, value in outputs.items()}
             if "hidden_states_out" in outputs:
                 passed[name] = outputs["hidden_states_out"][0, count - 1].astype(np.float32)

@@ -149,6 +149,9 @@ def _plan_text(plan: BuildPlan, assembly: Assembly | None, removed: tuple[tuple[
     else:
         read = sum(planned.tensor_bytes for planned in plan.to_run)
         lines.append(f"{plural(len(plan.to_run), 'step')} to run, from {human_bytes(read)} of tensors")
+        if plan.to_run:
+            most = max(plan.to_run, key=lambda planned: planned.memory)
+            lines[-1] += f"; {most.components[0]} is expected to take the most memory, {human_bytes(most.memory)}"
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -149,6 +150,22 @@ def install() -> None:
             for attribute, value in pretended.items():
                 if hasattr(loaded, attribute):
                     setattr(loaded, attribute, value)
+
+    for name in ("torchvision", "peft"):
+        if find_spec(name) is None:
+            sys.modules[name] = _Absent(name)
+
+
+class _Absent(ModuleType):
+    """A library that a file of tests imports and few of its tests use; those are skipped."""
+
+    def __getattr__(self, name: str) -> _Absent:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Absent(f"{self.__name__}.{name}")
+
+    def __call__(self, *arguments: Any, **options: Any) -> None:
+        pytest.skip(f"needs {self.__name__}")
 
 
 def _yes() -> bool:

@@ -59,7 +59,7 @@ def gather(site: Site) -> Bound:
 
     def plain(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         picked = x.index_select(axis, read(indices, x.shape[axis]).reshape(-1))
-        return picked.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+        return picked.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
     def batched(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         lead, rest = x.shape[:batch], indices.shape[batch:]
@@ -67,7 +67,7 @@ def gather(site: Site) -> Bound:
             x.reshape(-1, *x.shape[batch:]), indices.reshape(math.prod(lead), -1), strict=True
         )  # one per batch element
         picked = [item.index_select(axis - batch, read(i, x.shape[axis])) for item, i in items]
-        return torch.stack(picked).reshape(*x.shape[:axis], *rest, *x.shape[axis + 1 :])
+        return torch.stack(picked).reshape((*x.shape[:axis], *rest, *x.shape[axis + 1 :]))
 
     return site.bind(batched if batch else plain, "x", "indices")
 
@@ -93,6 +93,6 @@ def gather_nd(site: Site) -> Bound:
         rows = x.reshape(count, math.prod(middle), *rest)
         flat = flat_positions(indices, middle, read).reshape(count, -1)
         picked = torch.stack([row.index_select(0, place) for row, place in zip(rows, flat, strict=True)])
-        return picked.reshape(*indices.shape[:-1], *rest)
+        return picked.reshape((*indices.shape[:-1], *rest))
 
     return site.bind(kernel, "x", "indices")

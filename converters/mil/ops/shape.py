@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from converters.mil.ops.conv import torch_padding
 from converters.mil.ops.registry import op
 from converters.mil.site import Bound, Site
+from converters.mil.types import TensorType
 
 
 @op("identity", moves=True)
@@ -104,6 +105,9 @@ def concat(site: Site) -> Bound:
     """Tensors one after the other along an axis, or element by element if interleaved."""
     axis = site.integer("axis")
     if not site.flag("interleave", default=False):
+        if any(isinstance(o.type, TensorType) and o.type.shape == () for o in site.operands("values")):
+            # coremltools puts scalars together like this; they count as vectors of one element
+            return site.bind(lambda *values: torch.cat([v.reshape(v.shape or (1,)) for v in values], axis), "values")
         return site.bind(lambda *values: torch.cat(values, axis), "values")
 
     def kernel(*values: torch.Tensor) -> torch.Tensor:

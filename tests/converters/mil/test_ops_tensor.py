@@ -234,6 +234,24 @@ SLICES = [
     ),
     _case("gather", "", lambda v: mb.gather(x=v["x"], indices=v["g"], axis=1), lambda x, g: x[:, g.long()]),
     _case("gather", "matrix", lambda v: mb.gather(x=v["x"], indices=v["n"], axis=-1), lambda x, n: x[..., n.long()]),
+    _case(
+        "gather",
+        "one number of a vector",
+        lambda v: mb.gather(x=v["end"], indices=mb.squeeze(x=v["at"]), axis=0),
+        lambda end: end[1:2],
+    ),
+    _case(
+        "concat",
+        "scalars",
+        lambda v: mb.concat(values=[mb.gather(x=v["end"], indices=np.int32(i), axis=0) for i in (2, 0)], axis=0),
+        lambda end: end[[2, 0]],
+    ),
+    _case(
+        "reshape",
+        "more axes, zeros from the last",
+        lambda v: mb.reshape(x=v["u"], shape=[1, 0, -1, 0]),
+        lambda u: u.reshape(1, 1, 3, 4),
+    ),
     _case("gather", "scalar", lambda v: mb.gather(x=v["x"], indices=np.int32(2), axis=1), lambda x: x[:, 2]),
     _case(
         "gather",

@@ -68,7 +68,8 @@ def test_json_has_the_documented_keys(place: Path) -> None:
     plan = json.loads(zoo_build("fake-full", "--checkpoint", checkpoint, "-n", "--format", "json").stdout)
     assert {"entry", "checkpoint", "steps", "not_built", "to_remove", "up_to_date"} == set(plan)
     assert plan["up_to_date"] is False
-    assert {"step", "components", "recipe", "parameters", "key", "state", "reason", "size"} == set(plan["steps"][0])
+    keys = {"step", "components", "recipe", "parameters", "key", "state", "reason", "size", "tensor_bytes", "memory"}
+    assert set(plan["steps"][0]) == keys
     assert plan["not_built"][0]["component"] == "extra"
     done = json.loads(zoo_build("fake-full", "--checkpoint", checkpoint, "--format", "json", "-q").stdout)
     added = {"components", "changed", "folder", "lock", "removed", "to_compile_on_a_mac"}

@@ -120,7 +120,7 @@ def _functions(bundle: Bundle) -> Iterator[Hit]:
     for chain in chains(bundle):
         if chain.kind not in DECODING:
             continue
-        models = members(bundle, chain)
+        models = [model for model in members(bundle, chain) if model.package is not None]
         names = dict.fromkeys(name for model in models for name in model.interfaces)
         for name in names:
             lacking = [model.name for model in models if name not in model.interfaces]

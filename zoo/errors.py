@@ -27,10 +27,10 @@ class ZooError(Exception):
 
 
 class CheckFailed(ZooError):
-    """A check that was asked for did not pass: `verify`, `lock --check`, `swift --check`."""
+    """A check that was asked for did not pass: `verify`, `check`, `lock --check`, `swift --check`."""
 
     exit_code = 1
-    meaning = "a check did not pass: files differ from their lock, or a generated file is stale"
+    meaning = "a check did not pass: files differ from their lock, a bundle has errors, or a generated file is stale"
 
 
 class UsageError(ZooError):

@@ -243,3 +243,9 @@ def test_torch_is_not_imported(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_documentation_lists_every_rule() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "check.md").read_text(encoding="utf-8")
+    listed = [line for line in text.splitlines() if line.startswith("| `") and line.count(" | ") == 2]
+    assert listed == [f"| `{rule.id}` | {rule.severity} | {rule.title} |" for rule in RULES]

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from converters.gemma4.chunks import Body, Call, Named, TextChunk, indicated_write, run_layers
+from converters.gemma4.chunks import Body, Caches, Call, Keep, Named, TextChunk, indicated_write, run_layers
 from converters.gemma4.prefill_interface import LEGACY, SEPARATE, non_producers
 
 LOWEST = -65504.0
@@ -40,11 +40,10 @@ def _prefill(masks: str, chunk: TextChunk, t: Named, length: int) -> dict[str, T
     call = Call(t, length, keep, sliding_mask, full_mask)
     if chunk.head is not None:
         return _next_token(chunk, call)
-    result = run_layers(chunk, call)
-    outputs = {"hidden_states_out": result.hidden.squeeze(0), "per_layer_combined_out": result.combined.squeeze(0)}
+    outputs = run_layers(chunk, call).named()
     for number, layer in enumerate(non_producers(chunk.text, chunk.span)):
         outputs[f"K{number}"], outputs[f"V{number}"] = new[layer]
-    return outputs | result.shared
+    return outputs
 
 
 def batch(chunk: TextChunk, t: Named, length: int) -> dict[str, Tensor]:
@@ -53,9 +52,25 @@ def batch(chunk: TextChunk, t: Named, length: int) -> dict[str, Tensor]:
     `update_indicator` says to which rows of the full caches they go. In the columns of the sliding mask the cache,
     right-aligned to the last position before the batch, comes before the new positions.
     """
+    new: Caches = {}
+    keep = keep_new(chunk, t, 0, new)
+    call = Call(t, length, keep, t["causal_mask_sliding"], t["causal_mask_full"])
+    if chunk.head is not None:
+        return _next_token(chunk, call)
+    return run_layers(chunk, call).named() | {name: torch.cat(rows, dim=0) for name, rows in new.items()}
+
+
+def keep_new(chunk: TextChunk, t: Named, left_out: int, new: Caches) -> Keep:
+    """Let layers attend to their cache, given as an input `*_in`, and to the call's rows, which only come out.
+
+    Args:
+        chunk: the chunk.
+        t: inputs by name. `update_indicator` says to which rows of the full caches the call's rows go.
+        left_out: how many of the oldest rows of the sliding caches no query sees.
+        new: receives the call's rows, by `new_K_sliding` and so on.
+    """
     text, indicator = chunk.text, t.get("update_indicator")
     write = indicated_write(chunk, indicator) if indicator is not None else None
-    new: dict[str, list[Tensor]] = {}
 
     def keep(index: int, *projected: Tensor) -> tuple[Tensor, Tensor]:
         is_full, head_dim = text.is_full(index), text.head_dim_of(index)
@@ -64,7 +79,7 @@ def batch(chunk: TextChunk, t: Named, length: int) -> dict[str, Tensor]:
         visible: list[Tensor] = []
         for letter, rows in zip("KV", projected, strict=True):
             new.setdefault(f"new_{letter}_{kind}", []).append(rows)
-            slot = t[f"{letter}_{kind}_in"][position : position + 1, ..., :head_dim]
+            slot = t[f"{letter}_{kind}_in"][position : position + 1, :, 0 if is_full else left_out :, :head_dim]
             if is_full:
                 assert write is not None
                 visible.append(write(slot, rows))
@@ -72,12 +87,7 @@ def batch(chunk: TextChunk, t: Named, length: int) -> dict[str, Tensor]:
                 visible.append(torch.cat([slot, rows], dim=2))
         return visible[0], visible[1]
 
-    call = Call(t, length, keep, t["causal_mask_sliding"], t["causal_mask_full"])
-    if chunk.head is not None:
-        return _next_token(chunk, call)
-    result = run_layers(chunk, call)
-    outputs = {"hidden_states_out": result.hidden.squeeze(0), "per_layer_combined_out": result.combined.squeeze(0)}
-    return outputs | {name: torch.cat(rows, dim=0) for name, rows in new.items()} | result.shared
+    return keep
 
 
 def _within(mask: Tensor, window: int) -> Tensor:

@@ -1,13 +1,14 @@
 """The text model in chunks: modules for tracing, one per Core ML function.
 
-A `TextChunk` holds the weights of a layer range. `decode` and `verify` are two ways to call it, over the same
-weights; `ChunkFunction` makes either traceable. Which inputs and outputs there are says `interface.py`.
+A `TextChunk` holds the weights of a layer range. `decode` is a way to call it; others, over the same weights, are in
+`verify.py` and `batches.py`. `ChunkFunction` makes any of them traceable. Which inputs and outputs there are says
+`interface.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +24,8 @@ from converters.gemma4.layers import (
     Projection,
     RMSNorm,
     TextLayer,
-    from_channels,
     grouped_mask,
     prepare_rotary,
-    to_channels,
 )
 from converters.gemma4.tensors import (
     FINAL_NORM,
@@ -166,6 +165,11 @@ class Result:
     combined: Tensor
     shared: dict[str, Tensor]
 
+    def named(self) -> dict[str, Tensor]:
+        """Everything that a chunk without a head could output of it, by name; the function's spec picks."""
+        outputs = {"hidden_states_out": self.hidden.squeeze(0), "per_layer_combined_out": self.combined.squeeze(0)}
+        return outputs | self.shared
+
 
 def run_layers(chunk: TextChunk, call: Call) -> Result:
     """Run every layer of the chunk; where keys and values come from and go to is the call's business."""
@@ -204,26 +208,16 @@ def run_layers(chunk: TextChunk, call: Call) -> Result:
 WriteFull = Callable[[Tensor, Tensor], Tensor]
 """Merges new rows `(1, heads, S, d)` into a full-attention cache slot `(1, heads, context, d)`."""
 
-
-@dataclass(slots=True)
-class _Caches:
-    """What the own-KV layers of one call leave behind, in slot order."""
-
-    updated: dict[str, list[Tensor]] = field(
-        default_factory=lambda: {"K_sliding": [], "V_sliding": [], "K_full": [], "V_full": []}
-    )
-    new: dict[str, list[Tensor]] = field(
-        default_factory=lambda: {"K_sliding": [], "V_sliding": [], "K_full": [], "V_full": []}
-    )
+Caches = dict[str, list[Tensor]]
+"""What the own-KV layers of one call leave behind, in slot order: by `K_sliding`, `V_full` and so on."""
 
 
-def _keep_in(chunk: TextChunk, t: Named, length: int, caches: _Caches, write_full: WriteFull) -> Keep:
-    """Write new keys and values to the cache slots given as inputs, `*_in`.
+def _keep_in(chunk: TextChunk, t: Named, caches: Caches, write_full: WriteFull) -> Keep:
+    """Write a token's keys and values to the cache slots given as inputs, `*_in`.
 
     Args:
         chunk: the chunk.
         t: inputs by name.
-        length: S.
         caches: receives the slots.
         write_full: see `WriteFull`.
     """
@@ -242,35 +236,13 @@ def _keep_in(chunk: TextChunk, t: Named, length: int, caches: _Caches, write_ful
             padded = F.pad(new, (0, padding)).to(new.dtype) if padding > 0 else new
             if is_full:
                 updated = write_full(cache[position : position + 1], padded)
-            else:  # right-aligned: the oldest rows go, the new ones come last
-                updated = torch.cat([cache[position : position + 1, :, length:], padded], dim=2)
-            caches.new[f"{letter}_{kind}"].append(new)
-            caches.updated[f"{letter}_{kind}"].append(updated)
+            else:  # right-aligned: the oldest row goes, the new one comes last
+                updated = torch.cat([cache[position : position + 1, :, 1:], padded], dim=2)
+            caches.setdefault(f"{letter}_{kind}", []).append(updated)
             visible.append(updated[..., :head_dim] if padding > 0 else updated)
         return visible[0], visible[1]
 
     return keep
-
-
-def _run_with_caches(chunk: TextChunk, t: Named, length: int, write_full: WriteFull) -> tuple[Result, _Caches]:
-    caches = _Caches()
-    keep = _keep_in(chunk, t, length, caches, write_full)
-    return run_layers(chunk, Call(t, length, keep, t["causal_mask_sliding"], t["causal_mask_full"])), caches
-
-
-def _named_outputs(result: Result, caches: _Caches) -> dict[str, Tensor]:
-    """Everything a chunk could output, by name; the function's spec picks."""
-    outputs = {
-        "hidden_states_out": result.hidden.squeeze(0),
-        "per_layer_combined_out": result.combined.squeeze(0),
-    }
-    for name, slots in caches.updated.items():
-        if slots:
-            outputs[f"{name}_out"] = torch.cat(slots, dim=0)
-    for name, slots in caches.new.items():
-        if slots:
-            outputs[f"new_{name}"] = torch.cat(slots, dim=0)
-    return outputs | result.shared
 
 
 def decode(chunk: TextChunk, t: Named, length: int = 1) -> dict[str, Tensor]:
@@ -283,11 +255,13 @@ def decode(chunk: TextChunk, t: Named, length: int = 1) -> dict[str, Tensor]:
     def write(slot: Tensor, new: Tensor) -> Tensor:
         return slot * keep + new * t["update_mask"]
 
-    result, caches = _run_with_caches(chunk, t, length, write)
-    if chunk.head is None:
-        return _named_outputs(result, caches)
-    normed = chunk.head.norm(result.hidden)
-    return chunk.head.next_token(normed) | {"hidden_states_out": normed.squeeze(0)}
+    caches: Caches = {}
+    keep_in = _keep_in(chunk, t, caches, write)
+    result = run_layers(chunk, Call(t, length, keep_in, t["causal_mask_sliding"], t["causal_mask_full"]))
+    if chunk.head is not None:
+        normed = chunk.head.norm(result.hidden)
+        return chunk.head.next_token(normed) | {"hidden_states_out": normed.squeeze(0)}
+    return result.named() | {f"{name}_out": torch.cat(slots, dim=0) for name, slots in caches.items()}
 
 
 def indicated_write(chunk: TextChunk, indicator: Tensor) -> WriteFull:
@@ -300,33 +274,6 @@ def indicated_write(chunk: TextChunk, indicator: Tensor) -> WriteFull:
         return slot * keep + scatter @ new
 
     return write
-
-
-def no_write(_slot: Tensor, _new: Tensor) -> Tensor:
-    """Stands in where no layer has keys and values of its own."""
-    raise AssertionError("this chunk keeps no caches")
-
-
-def verify(chunk: TextChunk, t: Named, length: int) -> dict[str, Tensor]:
-    """Several drafted tokens; `update_indicator` says to which rows of the full caches they go.
-
-    The sliding cache is right-aligned to the *last* drafted token, so its column `c` is position
-    `p + S - window + c` for every query: the caller's mask must say so, and of the window of the first query
-    the oldest `S - 1` positions are gone once the context is longer than the window. That is the engine's
-    interface (its `kv13_*` are `window` wide); the new keys and values to commit are not affected in layer 0.
-    With a head, the hidden states that come out are the ones before the final norm.
-    """
-    indicator = t.get("update_indicator")
-    write = no_write if indicator is None else indicated_write(chunk, indicator)
-    result, caches = _run_with_caches(chunk, t, length, write)
-    if chunk.head is None:
-        return _named_outputs(result, caches)
-    logits = chunk.head.lm_head(to_channels(chunk.head.norm(result.hidden)))  # (1, V, 1, S)
-    return {
-        "token_ids": logits.argmax(dim=1).squeeze(0).to(torch.int32),
-        "logits": chunk.head.capped(from_channels(logits)).squeeze(0),
-        "hidden_states_out": result.hidden.squeeze(0),
-    }
 
 
 Body = Callable[[TextChunk, Named, int], dict[str, Tensor]]

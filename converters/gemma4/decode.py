@@ -10,13 +10,14 @@ from torch import Tensor
 from converters.checkpoint import Checkpoint
 from converters.errors import RecipeError
 from converters.gemma4.batches import batch
-from converters.gemma4.chunks import Body, ChunkFunction, Read, TextChunk, decode, verify
+from converters.gemma4.chunks import Body, ChunkFunction, Read, TextChunk, decode
 from converters.gemma4.config import Range, TextConfig, parse_config
 from converters.gemma4.interface import DECODE, MAIN, chunk_span, decode_spec, verify_spec
 from converters.gemma4.layers import CONVOLUTION, Layout
 from converters.gemma4.prefill_interface import batch_spec
 from converters.gemma4.recipes.text import TextParameters, decode_parameters, merged_parameters
 from converters.gemma4.tensors import chunk_shapes
+from converters.gemma4.verify import verify_body
 from converters.light import Placeholders, is_heavy
 from converters.package import Function, build_package
 from converters.palettize import Palettization
@@ -106,6 +107,7 @@ def chunk_functions(
     *,
     prefill_length: int = 0,
     logits: bool = False,
+    exact: bool = True,
 ) -> list[Function]:
     """A chunk's functions, the default one first.
 
@@ -117,13 +119,15 @@ def chunk_functions(
         name: of the decode function.
         prefill_length: positions per batch of a prompt; 0 for none.
         logits: a head also gives all logits.
+        exact: see `converters.gemma4.verify`.
     """
     span = chunk.span
     bodies: list[tuple[Body, FunctionSpec]] = [
         (decode, decode_spec(text, span, context_length, name, logits=logits)),
     ]
     if verify_length:
-        bodies.append((verify, verify_spec(text, span, context_length, verify_length, logits=logits)))
+        spec = verify_spec(text, span, context_length, verify_length, logits=logits, exact=exact)
+        bodies.append((verify_body(exact=exact), spec))
     if prefill_length:
         bodies.append((batch, batch_spec(text, span, context_length, prefill_length, logits=logits)))
     return [chunk_function(chunk, body, spec) for body, spec in bodies]
@@ -151,6 +155,7 @@ def _build(job: Job, checkpoint: Checkpoint, text: TextConfig, parameters: TextP
         DECODE if parameters.verify or parameters.prefill else MAIN,
         prefill_length=parameters.prefill,
         logits=parameters.logits,
+        exact=parameters.exact,
     )
     build_package(
         functions,

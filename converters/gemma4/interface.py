@@ -117,7 +117,7 @@ def logits_spec(text: TextConfig, length: int) -> TensorSpec:
 
 
 def _cached_inputs(
-    text: TextConfig, span: ChunkSpan, context: int, length: int, write: TensorSpec | None
+    text: TextConfig, span: ChunkSpan, context: int, length: int, write: TensorSpec | None, rows: int
 ) -> tuple[TensorSpec, ...]:
     masks = (
         TensorSpec("causal_mask_full", (1, 1, length, context)),
@@ -125,7 +125,7 @@ def _cached_inputs(
         *((write,) if write else ()),
     )
     caches = cache_specs(text, span, context, "_in")
-    shared = shared_kv_specs(text, text.sliding_window, context) if span.takes_shared_kv else ()
+    shared = shared_kv_specs(text, rows, context) if span.takes_shared_kv else ()
     return call_inputs(text, span, length, masks) + caches + shared
 
 
@@ -148,17 +148,34 @@ def decode_spec(
         if span.emits_shared_kv:
             outputs += shared_kv_specs(text, text.sliding_window, context)
     update_mask = TensorSpec("update_mask", (1, 1, context, 1))
-    return FunctionSpec(name, _cached_inputs(text, span, context, 1, update_mask), outputs)
+    return FunctionSpec(name, _cached_inputs(text, span, context, 1, update_mask, text.sliding_window), outputs)
 
 
 def verify_spec(
-    text: TextConfig, span: ChunkSpan, context: int, length: int, name: str = VERIFY, *, logits: bool = False
+    text: TextConfig,
+    span: ChunkSpan,
+    context: int,
+    length: int,
+    name: str = VERIFY,
+    *,
+    logits: bool = False,
+    exact: bool = True,
 ) -> FunctionSpec:
     """`length` drafted tokens at once: caches in, only the new positions out. With `logits`, a head also gives those.
 
     The engine commits the accepted prefix of the `new_*` slices itself. `kv13_*` and `kv14_*` include all
     drafted positions and live for this one call.
+
+    Args:
+        text: the text configuration.
+        span: the chunk.
+        context: rows of the full caches.
+        length: K.
+        name: of the function.
+        logits: with a head, also give every position's logits.
+        exact: `kv13_*` have the `sliding_window + K - 1` rows that K queries see together; else `sliding_window`.
     """
+    rows = text.sliding_window + (length - 1 if exact else 0)
     hidden = TensorSpec("hidden_states_out", (1, length, text.hidden_size))
     outputs: tuple[TensorSpec, ...]
     if span.has_head:
@@ -168,7 +185,7 @@ def verify_spec(
         combined = TensorSpec("per_layer_combined_out", (1, length, text.per_layer_width))
         outputs = (hidden, *((combined,) if span.computes_ple else ()), *slice_specs(text, span, length))
         if span.emits_shared_kv:
-            outputs += shared_kv_specs(text, text.sliding_window, context)
+            outputs += shared_kv_specs(text, rows, context)
     owns = bool(span.sliding or span.full)
     indicator = TensorSpec("update_indicator", (1, 1, context, length)) if owns else None
-    return FunctionSpec(name, _cached_inputs(text, span, context, length, indicator), outputs)
+    return FunctionSpec(name, _cached_inputs(text, span, context, length, indicator, rows), outputs)

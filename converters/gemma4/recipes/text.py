@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from converters.errors import RecipeError
 from converters.gemma4.config import Range, TextConfig, parse_config
+from converters.gemma4.stateful_interface import EXACT, VARIANTS
 from converters.gemma4.tensors import chunk_shapes
 from converters.parameters import choice, whole
 from converters.recipe import Needs, Parameters, Recipe
@@ -26,6 +27,7 @@ DECODE_CHUNK: Parameters = {
     "chunk": 1,
     "context_length": 2048,
     "verify": 3,
+    "variant": EXACT,
     "prefill": 0,
     "head": ARGMAX,
     "bits": 4,
@@ -49,6 +51,7 @@ class TextParameters:
         layers: of the chunk.
         context_length: rows of the full-attention caches.
         verify: tokens that `verify_qK` takes; 0 for none.
+        exact: what `verify_qK` sees, see `converters.gemma4.verify`.
         prefill: positions that `prefill_bN` takes, N; 0 for none.
         logits: the head also gives all logits.
         bits: per weight; 16 leaves them float16.
@@ -58,6 +61,7 @@ class TextParameters:
     layers: Range
     context_length: int
     verify: int
+    exact: bool
     prefill: int
     logits: bool
     bits: int
@@ -85,6 +89,7 @@ def _checked(text: TextConfig, parameters: Parameters, ranges: dict[int, Range])
         layers=layers,
         context_length=whole(parameters, "context_length", text.sliding_window, 1 << 20),
         verify=whole(parameters, "verify", 0, text.sliding_window) if "verify" in parameters else 0,
+        exact=choice(parameters, "variant", VARIANTS) == EXACT if "variant" in parameters else True,
         prefill=prefill,
         logits=choice(parameters, "head", HEADS) == LOGITS,
         bits=weight_bits(parameters),

@@ -48,32 +48,40 @@ def test_decode_equals_transformers_past_the_window(checkpoint: Path, merged: bo
         assert_same_token(engine.oracle, engine.step(token), expected[position])
 
 
-def test_verify_equals_transformers_and_its_slices_continue(checkpoint: Path) -> None:
-    engine = Engine.build(checkpoint, CONTEXT, verify=3)
-    tokens = some_tokens(LENGTH, seed=4)
-    expected = engine.oracle.hidden(torch.tensor([tokens]))[0]
-    for token in tokens[:4]:
-        engine.step(token)
-    # drafted: 4, 5 are right and accepted, the third is not
-    outputs = engine.verify([*tokens[4:6], 7])
-    last = outputs[-1]
+def normed(engine: Engine, output: dict[str, Tensor]) -> Tensor:
     head = engine.verify_functions[-1].chunk.head
     assert head is not None
     with torch.no_grad():
-        normed = head.norm(last["hidden_states_out"])
-    assert (normed[0, :2] - expected[4:6]).abs().max() < TOLERANCE
-    logits = engine.oracle.logits(expected[4:6])
-    assert last["token_ids"][0, :2].tolist() == logits.argmax(-1).tolist()
-    assert (last["logits"][0, :2] - logits).abs().max() < TOLERANCE
-    engine.commit(outputs, 2)
-    for position in range(6, LENGTH):
-        assert_same_token(engine.oracle, engine.step(tokens[position]), expected[position])
+        found: Tensor = head.norm(output["hidden_states_out"])[0]
+    return found
 
 
-def test_verify_past_the_window_sees_what_its_interface_holds(checkpoint: Path) -> None:
-    """The sliding cache ends with the last draft, so earlier drafts lose the oldest rows of their window."""
+@pytest.mark.parametrize("as_app", [False, True], ids=["aligned", "app"])
+@pytest.mark.parametrize("drafts", [1, 3, 8])
+def test_drafts_equal_transformers_and_their_slices_continue(checkpoint: Path, drafts: int, as_app: bool) -> None:
+    """From the first position on, to three windows and more; the last draft is wrong each time, and not kept."""
+    engine = Engine.build(checkpoint, CONTEXT, verify=drafts)
+    tokens = some_tokens(CONTEXT - 1, seed=4)
+    expected = engine.oracle.hidden(torch.tensor([tokens]))[0]
+    accepted = max(1, drafts - 1)
+    while engine.position + drafts < len(tokens):
+        start = engine.position
+        drafted = [*tokens[start : start + accepted], *[7] * (drafts - accepted)]
+        outputs = engine.verify(drafted, as_app=as_app)
+        assert (normed(engine, outputs[-1])[:accepted] - expected[start : start + accepted]).abs().max() < TOLERANCE
+        logits = engine.oracle.logits(expected[start : start + accepted])
+        assert outputs[-1]["token_ids"][0, :accepted].tolist() == logits.argmax(-1).tolist()
+        assert (outputs[-1]["logits"][0, :accepted] - logits).abs().max() < TOLERANCE
+        engine.commit(outputs, accepted)
+        if engine.position % 3 == 0:
+            assert_same_token(engine.oracle, engine.step(tokens[engine.position]), expected[engine.position - 1])
+    assert engine.position > 2 * engine.text.sliding_window
+
+
+def test_the_known_interface_sees_what_it_holds(checkpoint: Path) -> None:
+    """Its sliding cache ends with the last draft, so earlier drafts lose the oldest rows of their window."""
     draft, start = 3, 14
-    engine = Engine.build(checkpoint, CONTEXT, verify=draft)
+    engine = Engine.build(checkpoint, CONTEXT, verify=draft, exact=False)
     tokens = some_tokens(start + draft, seed=5)
     for token in tokens[:start]:
         engine.step(token)
@@ -87,12 +95,21 @@ def test_verify_past_the_window_sees_what_its_interface_holds(checkpoint: Path) 
         for kind, visible in (("full_attention", causal), ("sliding_attention", causal & (columns >= oldest)))
     }
     expected = engine.oracle.hidden(torch.tensor([tokens]), masks)[0, start:]
-    head = engine.verify_functions[-1].chunk.head
-    assert head is not None
-    with torch.no_grad():
-        normed = head.norm(outputs[-1]["hidden_states_out"])[0]
-    assert (normed - expected).abs().max() < TOLERANCE
+    assert (normed(engine, outputs[-1]) - expected).abs().max() < TOLERANCE
     assert outputs[-1]["token_ids"][0].tolist() == engine.oracle.logits(expected).argmax(-1).tolist()
+
+
+def test_with_the_app_s_mask_the_known_interface_looks_ahead(checkpoint: Path) -> None:
+    """Also inside the first window: what is drafted third decides what is said of the first."""
+    engine = Engine.build(checkpoint, CONTEXT, verify=3, exact=False)
+    tokens = some_tokens(4, seed=5)
+    engine.step(tokens[0])
+    first, other = (engine.verify([*tokens[1:3], third], as_app=True)[-1] for third in (tokens[3], 7))
+    assert (first["logits"][0, 0] - other["logits"][0, 0]).abs().max() > 100 * TOLERANCE
+    right = Engine.build(checkpoint, CONTEXT, verify=3)
+    right.step(tokens[0])
+    first, other = (right.verify([*tokens[1:3], third], as_app=True)[-1] for third in (tokens[3], 7))
+    assert (first["logits"][0, 0] - other["logits"][0, 0]).abs().max() == 0
 
 
 def test_full_cache_rows_are_written_where_the_mask_says(tiny_checkpoint: Path) -> None:

@@ -85,6 +85,7 @@ SHARED = {
     "kv14_k": (1, 2, CONTEXT, 32),
     "kv14_v": (1, 2, CONTEXT, 32),
 }
+FOR_THREE = SHARED | {"kv13_k": (1, 2, 10, 16), "kv13_v": (1, 2, 10, 16)}
 COMBINED = {"per_layer_combined": (1, 1, 384)}
 HIDDEN = {"hidden_states_out": (1, 1, 128)}
 SLICES = {
@@ -143,7 +144,7 @@ def test_chunk2_and_3_interfaces(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert features(decode.input) == half(**CALL, **COMBINED, **ROPE, **CACHES_IN)
     assert features(decode.output) == half(**HIDDEN, **CACHES_OUT, **SHARED)
     hidden = {"hidden_states_out": (1, 3, 128)}
-    assert features(verify.output) == half(**hidden, **SLICES, **SHARED)
+    assert features(verify.output) == half(**hidden, **SLICES, **FOR_THREE)
     alone = load(build(tiny_checkpoint, tmp_path, "chunk3", verify=0)).description
     assert not alone.functions
     assert features(alone.input) == half(**CALL, **COMBINED, **ROPE, **SHARED)
@@ -179,13 +180,15 @@ def test_chunk4_and_chunk3_3way_are_the_same_weights(tiny_checkpoint: Path, tmp_
     four = build(tiny_checkpoint, tmp_path, "chunk4")
     three = build(tiny_checkpoint, tmp_path, "chunk3_3way")
     alone = build(tiny_checkpoint, tmp_path / "decode-only", "chunk4", verify=0)
-    assert digest(four / WEIGHTS) == digest(three / WEIGHTS) == digest(alone / WEIGHTS)
+    known = build(tiny_checkpoint, tmp_path / "known", "chunk4", variant="legacy")
+    assert digest(four / WEIGHTS) == digest(three / WEIGHTS) == digest(alone / WEIGHTS) == digest(known / WEIGHTS)
+    assert features(load(known).description.functions[1].input) == half(**of_three(THREE | COMBINED | ROPE), **SHARED)
     assert_size(four, tiny_checkpoint, Palettization())
     decode, verify = load(four).description.functions
     token = {"token_id": ((1,), "int32"), "token_logit": ((1,), "float16")}
     assert features(decode.input) == half(**CALL, **COMBINED, **ROPE, **SHARED)
     assert features(decode.output) == token | half(**HIDDEN)
-    assert features(verify.input) == half(**of_three(THREE | COMBINED | ROPE), **SHARED)
+    assert features(verify.input) == half(**of_three(THREE | COMBINED | ROPE), **FOR_THREE)
     hidden = half(hidden_states_out=(1, 3, 128))
     assert features(verify.output) == {"token_ids": ((1, 3), "int32")} | hidden
     merged = load(three).description
@@ -210,6 +213,7 @@ def assert_size(package: Path, checkpoint: Path, scheme: Palettization | None, *
         ({"bits": 5}, "parameter bits is 5"),
         ({"context_length": 4}, "expected a whole number from 8 to"),
         ({"verify": 9}, "expected a whole number from 0 to 8"),
+        ({"variant": "exact"}, "parameter variant is 'exact', expected one of transformers, legacy"),
         ({"group_size": True}, "parameter group_size is True"),
     ],
 )

@@ -73,13 +73,21 @@ class Engine:
     position: int = 0
 
     @classmethod
-    def build(cls, checkpoint: Path, context: int, merged: bool = False, verify: int = 0) -> Engine:
+    def build(
+        cls, checkpoint: Path, context: int, merged: bool = False, verify: int = 0, *, exact: bool = True
+    ) -> Engine:
         opened = Checkpoint.open(checkpoint)
         text = parse_config(opened.config).text
         ranges = text.merged_boundaries() if merged else text.chunk_boundaries()
         chunks = [
             chunk_functions(
-                text, load_chunk(opened, text, a, b, torch.float32), context, verify, "decode_q1", logits=True
+                text,
+                load_chunk(opened, text, a, b, torch.float32),
+                context,
+                verify,
+                "decode_q1",
+                logits=True,
+                exact=exact,
             )
             for a, b in ranges
         ]
@@ -108,9 +116,19 @@ class Engine:
         self.position += 1
         return outputs[-1]
 
-    def verify(self, tokens: list[int]) -> list[dict[str, Tensor]]:
-        """Run drafted tokens; outputs of every chunk. Nothing is committed."""
+    def verify(self, tokens: list[int], *, as_app: bool = False) -> list[dict[str, Tensor]]:
+        """Run drafted tokens; outputs of every chunk. Nothing is committed.
+
+        Args:
+            tokens: the drafts.
+            as_app: the sliding mask is the app's, which takes each query's own row for the last of the cache.
+        """
         shared = self._inputs(torch.tensor([tokens]))
+        if as_app:
+            window = self.text.sliding_window
+            visible = torch.tensor([[min(self.position + row + 1, window)] for row in range(len(tokens))])
+            columns = torch.arange(window)
+            shared["causal_mask_sliding"] = torch.where(columns >= window - visible, 0.0, float("-inf"))[None, None]
         shared["update_indicator"] = torch.zeros(1, 1, self.context, len(tokens))
         for column in range(len(tokens)):
             shared["update_indicator"][0, 0, self.position + column, column] = 1

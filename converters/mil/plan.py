@@ -18,7 +18,9 @@ import torch
 
 from converters.mil.carriers import CARRIERS, Rounding, rounding
 from converters.mil.errors import MilError, OpError, ProgramError, UnsupportedOpsError
+from converters.mil.matrix import streams
 from converters.mil.ops import CONSTEXPRS, OPS
+from converters.mil.ops.compression import MATRICES
 from converters.mil.ops.registry import Implementation
 from converters.mil.program import Block, Function, Operation, Value
 from converters.mil.site import NOTHING, Bound, Kernel, Operand, Site
@@ -66,6 +68,7 @@ class Plan:
         late: constants that are results themselves.
         constants: all named constants, also those that came from computing on constants.
         always_check: compare every run's results with the declared types, not only the first run's.
+        streams: what takes the time is multiplying few positions with large matrices.
     """
 
     steps: list[Step]
@@ -77,6 +80,7 @@ class Plan:
     late: tuple[tuple[int, Constant], ...] = ()
     constants: Mapping[str, Constant] = field(default_factory=dict)
     always_check: bool = False
+    streams: bool = False
     _checked: bool = field(default=False, init=False)
 
     def run(self, inputs: Sequence[Any], captured: Sequence[Any] = ()) -> list[Any]:
@@ -233,6 +237,7 @@ class _Compiler:
         self._registers = 0
         self._steps: list[Step] = []
         self._constants: dict[int, Constant] = {}
+        self._streams: list[bool] = []
 
     def compile(self) -> Plan:
         inputs = tuple(self._define(named.name, named.type).register for named in self._block.inputs)
@@ -251,6 +256,7 @@ class _Compiler:
             late=tuple((o.register, o.constant) for o in outputs if o.constant is not None),
             constants={name: o.constant for name, o in self._names.items() if o.constant is not None},
             always_check=self._settings.always_check,
+            streams=bool(self._streams) and all(self._streams),
         )
 
     def _define(self, name: str, declared: ValueType, constant: Constant | None = None) -> Operand:
@@ -283,7 +289,8 @@ class _Compiler:
             return
         if operation.kind in CONSTEXPRS and operation.kind not in OPS:
             values = {name: self._stored(label, arguments) for name, arguments in operation.inputs.items()}
-            made = weights.decompressed(operation, values, CONSTEXPRS[operation.kind])
+            run, as_matrix = CONSTEXPRS[operation.kind], MATRICES.get(operation.kind)
+            made = weights.decompressed(operation, values, run, as_matrix)
             for output, constant in zip(operation.outputs, made, strict=True):
                 self._define(output.name, output.type, constant)
             return
@@ -313,6 +320,8 @@ class _Compiler:
         bound = implementation.build(site)
         if unseen := site.unseen():
             raise site.fail(f"parameters not handled: {', '.join(unseen)}")
+        if site.used_matrix is not None:
+            self._streams.append(streams(site.used_matrix, site.output_type().static_shape()))
         kernel = self._rounded(bound.kernel, types, implementation)
         if implementation.pure and not blocks and self._fold(operation, bound, kernel):
             return

@@ -7,6 +7,7 @@ carry between predictions - so that code written for one runs on the other.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import numpy as np
 import torch
 
 from converters.mil.carriers import from_carrier, rounding, to_carrier
-from converters.mil.errors import InputError, OpError, ProgramError
+from converters.mil.errors import InputError, ProgramError
 from converters.mil.interface import accept, coerce, deliver
 from converters.mil.ops.state import Cell
 from converters.mil.plan import Arithmetic, Plan, compile_function
 from converters.mil.program import Feature, Interface, Package, load_package
+from converters.mil.threads import reserved
 from converters.mil.types import Array, StateType, TensorType
 from converters.mil.weights import Policy, Weights
 
@@ -101,8 +103,10 @@ class Model:
                 computes the right thing; `fp16` rounds every fp16 result to fp16, which shows what
                 precision that leaves. An operation with inner steps (softmax, layer_norm, conv) is
                 rounded once, at its end.
-            weights: `keep` holds a weight's float32 tensor once it was used; `drop` makes large ones anew
-                each time, for less memory and more time. Or the `Weights` of another model of the package.
+            weights: `keep` holds a weight's float32 tensor once it was used, `drop` makes large ones anew
+                each time, for less memory and more time; in both, large matrices are multiplied from their
+                stored form. `dense` decompresses those too, the first time they are used. Or the `Weights` of
+                another model of the package.
             always_check: compare all results with the program's declared types on every run, not only on
                 the first.
 
@@ -195,7 +199,8 @@ class Model:
                     operands.append(cells[named.name])
                     continue
                 operands.append(self._operand(named.name, named.type, arrays))
-            results = self._plan.run(operands)
+            with reserved() if self._plan.streams else contextlib.nullcontext():
+                results = self._plan.run(operands)
             values = dict(zip(self._function.block.outputs, results, strict=True))
             return {feature.name: self._output(feature, values) for feature in self.interface.outputs}
 

@@ -17,6 +17,7 @@ import torch
 
 from converters.mil.carriers import CARRIERS
 from converters.mil.errors import OpError
+from converters.mil.matrix import Matrix
 from converters.mil.types import Array, DType, ListType, StateType, TensorType, ValueType
 from converters.mil.weights import Constant
 
@@ -57,6 +58,7 @@ class Site:
         opset: number of the operation set, 5 for iOS 15 to 8 for iOS 18 and on.
         blocks: compiled bodies, for control flow.
         captured: operands those bodies take from around them, in the order they expect.
+        used_matrix: the parameter that is multiplied from its stored form, if one is.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Site:
         self.opset = opset
         self.blocks = tuple(blocks)
         self.captured = tuple(captured)
+        self.used_matrix: Matrix | None = None
         self._operands = operands
         self._seen: set[str] = set()
 
@@ -167,6 +170,12 @@ class Site:
     def output_carrier(self, index: int = 0) -> torch.dtype:
         """The torch type an output is carried in."""
         return CARRIERS[self.output_type(index).dtype]
+
+    def matrix(self, parameter: str) -> Matrix | None:
+        """The parameter as a matrix that is multiplied from its stored form; None if it is to be used as a tensor."""
+        constant = self.operand(parameter).constant
+        self.used_matrix = None if constant is None else constant.matrix()
+        return self.used_matrix
 
     # --- parameters that must be known before running ---------------------------------------------------
 

@@ -1,11 +1,12 @@
 """Constants of a program: mapped in their stored form, turned into tensors when they are first used.
 
 One `Weights` serves all functions of a package, so what functions share (the same blobs) is decompressed
-and held once.
+and held once. Large matrices that are only multiplied with need no tensor at all, see `converters.mil.matrix`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Literal
@@ -16,14 +17,20 @@ import torch
 from converters.mil.blob import Blob, BlobFile
 from converters.mil.carriers import to_carrier
 from converters.mil.errors import OpError
+from converters.mil.matrix import FEWEST_WEIGHTS, Matrix
 from converters.mil.program import BlobRef, Operation, Package, Value
 from converters.mil.types import Array, DType, TensorType, ValueType
 
-Policy = Literal["keep", "drop"]
-"""`keep`: a constant's tensor stays once it was needed. `drop`: large ones are made anew for each use."""
+Policy = Literal["keep", "drop", "dense"]
+"""`keep`: a constant's tensor stays once it was needed. `drop`: large ones are made anew for each use. With both,
+large matrices are multiplied from their stored form where that is possible. `dense`: as `keep`, but all matrices are
+decompressed."""
 
 SMALL_ELEMENTS = 16384
 """Constants up to this size are always kept; they do not matter for memory, but do for speed."""
+
+
+FindMatrix = Callable[[], Matrix | None]
 
 
 class Constant:
@@ -35,15 +42,21 @@ class Constant:
         literal: the literal itself where the value is one; strings and lists have no tensor.
     """
 
-    __slots__ = ("_load", "_tensor", "keep", "literal", "type")
+    __slots__ = ("_find_matrix", "_load", "_tensor", "keep", "literal", "type")
 
     def __init__(
-        self, value_type: ValueType, load: Callable[[], torch.Tensor], keep: bool, literal: Value | None = None
+        self,
+        value_type: ValueType,
+        load: Callable[[], torch.Tensor],
+        keep: bool,
+        literal: Value | None = None,
+        find_matrix: FindMatrix | None = None,
     ) -> None:
         self.type = value_type
         self.keep = keep
         self.literal = literal
         self._load = load
+        self._find_matrix = None if find_matrix is None else functools.cache(find_matrix)
         self._tensor: torch.Tensor | None = None
 
     def tensor(self) -> torch.Tensor:
@@ -58,6 +71,10 @@ class Constant:
     def peek(self) -> torch.Tensor:
         """The value, without starting to keep it."""
         return self._load() if self._tensor is None else self._tensor
+
+    def matrix(self) -> Matrix | None:
+        """The value as a matrix in its stored form, if it has one and is to be used like that."""
+        return None if self._find_matrix is None else self._find_matrix()
 
     @property
     def held_bytes(self) -> int:
@@ -139,6 +156,8 @@ class Parameters:
 
 
 Decompress = Callable[[Parameters], tuple[torch.Tensor, ...]]
+AsMatrix = Callable[[Parameters], Matrix | None]
+"""The single result of a `constexpr_*` operation as a matrix in its stored form; None if its layout has none."""
 
 
 class Weights:
@@ -191,13 +210,18 @@ class Weights:
             if key not in self._constants:
                 self.check(value)
                 load = partial(self._read, value, value.type.dtype)
-                self._constants[key] = Constant(value.type, load, self.keeps(value.type), value)
+                find = partial(self._halves, value) if self._stays_stored(value.type) else None
+                self._constants[key] = Constant(value.type, load, self.keeps(value.type), value, find)
             return self._constants[key]
         dtype = value.type.dtype if isinstance(value.type, TensorType) else DType.STRING
         return Constant(value.type, partial(self._read, value, dtype), keep=True, literal=value)
 
     def decompressed(
-        self, operation: Operation, values: Mapping[str, Value | Constant], run: Decompress
+        self,
+        operation: Operation,
+        values: Mapping[str, Value | Constant],
+        run: Decompress,
+        as_matrix: AsMatrix | None = None,
     ) -> tuple[Constant, ...]:
         """The constants a `constexpr_*` operation defines, shared with equal operations elsewhere."""
         for value in values.values():
@@ -209,18 +233,20 @@ class Weights:
             key = self._key(operation, values, index)
             constant = self._constants.get(key) if key is not None else None
             if constant is None:
-                constant = Constant(output.type, _picked(run, parameters, index), self.keeps(output.type))
-                if key is not None:
-                    self._constants[key] = constant
+                find = partial(as_matrix, parameters) if as_matrix and self._stays_stored(output.type) else None
+                load = _picked(run, parameters, index)
+                constant = Constant(output.type, load, self.keeps(output.type), find_matrix=find)
+                self._constants[object() if key is None else key] = constant
             made.append(constant)
         return tuple(made)
 
     def keeps(self, value_type: ValueType) -> bool:
         """Whether a constant of this type is held once it was used."""
-        if self.policy == "keep" or not isinstance(value_type, TensorType):
-            return True
-        shape = value_type.static_shape()
-        return shape is not None and int(np.prod(shape, dtype=np.int64)) <= SMALL_ELEMENTS
+        return self.policy != "drop" or _elements(value_type) <= SMALL_ELEMENTS
+
+    def _stays_stored(self, value_type: ValueType) -> bool:
+        """Whether a constant of this type is worth multiplying from its stored form."""
+        return self.policy != "dense" and _elements(value_type) >= FEWEST_WEIGHTS
 
     @property
     def held_bytes(self) -> int:
@@ -231,6 +257,15 @@ class Weights:
         if dtype is DType.STRING:
             raise OpError(f"a literal of type {value.type} has no tensor form")
         return to_carrier(self.array(value), dtype)
+
+    def _halves(self, value: Value) -> Matrix | None:
+        """An fp16 weight, widened a block of rows at a time."""
+        assert isinstance(value.type, TensorType)
+        size = matrix_size(value.type)
+        if value.type.dtype is not DType.FP16 or size is None:
+            return None
+        stored = self.array(value).reshape(size)
+        return Matrix(*size, lambda first, last: to_carrier(stored[first:last], DType.FP16))
 
     def _file(self, reference: BlobRef) -> BlobFile:
         if reference.file not in self._files:
@@ -252,6 +287,20 @@ class Weights:
             else:
                 return None
         return tuple(parts)
+
+
+def matrix_size(value_type: TensorType) -> tuple[int, int] | None:
+    """Rows and columns of a weight `(out, in)` or `(out, in, 1, ...)`, None for other shapes."""
+    shape = value_type.static_shape()
+    if shape is None or len(shape) < 2 or any(size != 1 for size in shape[2:]):
+        return None
+    return shape[0], shape[1]
+
+
+def _elements(value_type: ValueType) -> int:
+    """How many elements a constant has; 0 for what is no tensor or has an open shape."""
+    shape = value_type.static_shape() if isinstance(value_type, TensorType) else None
+    return 0 if shape is None else int(np.prod(shape, dtype=np.int64))
 
 
 def _picked(run: Decompress, parameters: Parameters, index: int) -> Callable[[], torch.Tensor]:

@@ -1,7 +1,8 @@
 """Compressed weights: `constexpr_*` operations, decompressed when a weight is first used.
 
 iOS 16 keeps operands in attributes and packs bits in uint8; iOS 18 has sub-byte types, blocks and groups.
-Decompressed fp16 weights are fp16 values in either arithmetic, as they are on a device.
+Decompressed fp16 weights are fp16 values in either arithmetic, as they are on a device. What `MATRICES` names can
+also be multiplied without ever being decompressed as a whole.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import torch
 from converters.mil.blob import unpack
 from converters.mil.carriers import rounding
 from converters.mil.errors import OpError
+from converters.mil.matrix import Matrix, Palette, palettized
 from converters.mil.ops.registry import constexpr
-from converters.mil.types import Array, DType
-from converters.mil.weights import Parameters
+from converters.mil.types import Array, DType, TensorType
+from converters.mil.weights import AsMatrix, Parameters, matrix_size
 
 _PACKED = {1: DType.UINT1, 2: DType.UINT2, 4: DType.UINT4, 6: DType.UINT6}
 """Bits of packed iOS 16 indices -> the type that unpacks them; 8 bits are not packed."""
@@ -203,3 +205,74 @@ def sparse_blockwise_shift_scale(p: Parameters) -> tuple[torch.Tensor, ...]:
     offset = p.tensor("offset") if p.has("offset") else None
     dense = _shift_scale(p, data, p.tensor("scale"), offset, p.type("scale").dtype)
     return torch.from_numpy(mask.astype(np.uint8)), dense[torch.from_numpy(mask)]
+
+
+# --- matrices that stay compressed ----------------------------------------------------------------------
+
+
+def _lut_matrix(p: Parameters) -> Matrix | None:
+    """Palettized weights whose tables are of scalars, each for a number of whole rows."""
+    table = p.tensor("lut")
+    shape = tuple(int(size) for size in p.array("shape")) if p.has("shape") else p.shape("indices")
+    size = matrix_size(TensorType(DType.FP16, shape))
+    packed = p.packed("indices")
+    if packed is None or size is None or table.dtype != torch.float32:
+        return None
+    groups, entries = (1, table.numel()) if p.has("shape") else (table.shape[0], table.shape[-2])
+    bits = (entries - 1).bit_length()
+    scalars = table.numel() == groups * entries and entries == 1 << bits
+    if not scalars or size[0] % groups or packed.size * 8 < bits * size[0] * size[1]:
+        return None
+    return palettized(Palette(packed, bits, table.reshape(groups, entries).numpy(), *size))
+
+
+def _shift_scale_matrix(p: Parameters) -> Matrix | None:
+    """Quantised weights with one scale per block."""
+    offset = p.tensor("offset") if p.has("offset") else None
+    return _quantized_matrix(p, "data", p.tensor("scale"), offset)
+
+
+def _affine_matrix(p: Parameters) -> Matrix | None:
+    """Quantised weights with one scale, or one per row or column."""
+    rank = len(p.shape("quantized_data"))
+    axis = int(p.array("axis")) % rank
+    spread = [-1 if i == axis else 1 for i in range(rank)]
+    scale, zero_point = (
+        values.reshape(spread if values.dim() else [1] * rank)
+        for values in (p.tensor("scale"), p.tensor("zero_point"))
+    )
+    return _quantized_matrix(p, "quantized_data", scale, zero_point)
+
+
+def _quantized_matrix(p: Parameters, data: str, scale: torch.Tensor, offset: torch.Tensor | None) -> Matrix | None:
+    size, packed, dtype = matrix_size(p.type(data)), p.packed(data), p.type(data).dtype
+    if size is None or packed is None or dtype not in _QUANTIZED:
+        return None
+    rows, columns = size
+    row_bits = columns * dtype.bits
+    blocks = [values for values in (scale, offset) if values is not None]
+    if row_bits % 8 or any(v.dim() != len(p.shape(data)) or rows % v.shape[0] or columns % v.shape[1] for v in blocks):
+        return None
+
+    def part(values: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        numbers = torch.arange(first, last) // (rows // values.shape[0])
+        return values.flatten(1).index_select(0, numbers)
+
+    def decode(first: int, last: int) -> torch.Tensor:
+        stored = packed[first * row_bits // 8 : last * row_bits // 8]
+        count = (last - first) * columns
+        values = unpack(stored, dtype, count) if dtype.bits < 8 else stored.view(dtype.storage)
+        steps = torch.from_numpy(values.reshape(-1, columns))
+        shift = None if offset is None else part(offset, first, last)
+        return _shift_scale(p, steps, part(scale, first, last), shift, p.type("scale").dtype)
+
+    return Matrix(rows, columns, decode)
+
+
+_QUANTIZED = frozenset({DType.INT4, DType.UINT4, DType.INT8, DType.UINT8})
+
+MATRICES: dict[str, AsMatrix] = {
+    "constexpr_lut_to_dense": _lut_matrix,
+    "constexpr_blockwise_shift_scale": _shift_scale_matrix,
+    "constexpr_affine_dequantize": _affine_matrix,
+}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from converters.mil.matrix import Matrix
 from converters.mil.ops.registry import op
 from converters.mil.site import Bound, Site
 
@@ -53,6 +55,15 @@ def read_padding(site: Site, spatial: int, kinds: Sequence[str]) -> tuple[str, t
     return kind, pads if kind == "custom" else (0,) * (2 * spatial)
 
 
+def _mix_channels(matrix: Matrix, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """A convolution whose kernel is a single element: a matrix product at each position."""
+    batch, channels, *sizes = x.shape
+    mixed = matrix.product(x.movedim(1, -1).reshape(-1, channels))
+    if bias is not None:
+        mixed.add_(bias)
+    return mixed.reshape(batch, *sizes, matrix.rows).movedim(-1, 1)
+
+
 @op("conv")
 def conv(site: Site) -> Bound:
     """Convolution: x (n, c, *d), weight (out, c / groups, *k), bias (out)."""
@@ -63,6 +74,10 @@ def conv(site: Site) -> Bound:
     groups = site.integer("groups", 1)
     kind, pads = read_padding(site, spatial, ("valid", "custom", "same", "same_lower"))
     function = _CONV[spatial]
+    pointwise = groups == 1 and set(strides) == {1} and not any(pads)  # or the weight is not 1 x 1, and no matrix
+    matrix = site.matrix("weight") if pointwise else None
+    if matrix is not None:
+        return site.bind(partial(_mix_channels, matrix), "x", "bias")
     if kind.startswith("same"):
         lower = kind == "same_lower"
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch.nn import functional as F
 
 from converters.mil.carriers import CARRIERS
+from converters.mil.matrix import Matrix
 from converters.mil.ops.registry import op
 from converters.mil.site import Bound, Site
+
+
+def _apply(matrix: Matrix, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`x @ matrix.T + bias`; x `(..., columns)`."""
+    out = matrix.product(x.reshape(-1, matrix.columns)).reshape(*x.shape[:-1], matrix.rows)
+    return out if bias is None else out.add_(bias)
 
 
 @op("linear")
@@ -21,6 +29,9 @@ def linear(site: Site) -> Bound:
             return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
         return site.bind(mixed, "x", "weight", "bias")
+    matrix = site.matrix("weight")
+    if matrix is not None:
+        return site.bind(partial(_apply, matrix), "x", "bias")
     return site.bind(F.linear, "x", "weight", "bias")
 
 
@@ -42,6 +53,9 @@ def matmul(site: Site) -> Bound:
     if transpose_x:
         return site.bind(lambda x, y: torch.matmul(x.mT, y), "x", "y")
     if transpose_y:
+        matrix = site.matrix("y") if site.rank("y") == 2 else None
+        if matrix is not None:
+            return site.bind(partial(_apply, matrix), "x")
         return site.bind(lambda x, y: torch.matmul(x, y.mT), "x", "y")
     return site.bind(torch.matmul, "x", "y")
 

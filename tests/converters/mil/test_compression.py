@@ -98,9 +98,15 @@ FORMS: dict[str, tuple[Any, set[str], Any]] = {
     ),
 }
 
+STORED = {
+    "int4-lut-g32", "int6-lut", "int3-lut-g32", "int1-lut", "int8-channel", "uint8-asymmetric", "int4-block",
+    "int4-lut-ios16", "int8-ios16",
+}  # fmt: skip
+"""What is multiplied without being decompressed; the others have vectors, tables per column, zeros or two steps."""
+
 
 @pytest.mark.parametrize("form", FORMS)
-def test_equals_the_dequantised_weights(tmp_path: Path, form: str) -> None:
+def test_equals_the_dequantised_weights(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compress, kinds, target = FORMS[form]
     dense: list[torch.Tensor] = []
 
@@ -124,3 +130,10 @@ def test_equals_the_dequantised_weights(tmp_path: Path, form: str) -> None:
     (output,) = model.predict({"x": X}).values()
     expected = torch.nn.functional.conv2d(torch.from_numpy(X).float(), dense[0])
     np.testing.assert_allclose(output, expected.numpy(), rtol=2e-3, atol=2e-3)
+
+    monkeypatch.setattr("converters.mil.weights.FEWEST_WEIGHTS", 1000)
+    stored = Model(path, always_check=True)
+    (product,) = stored.predict({"x": X}).values()
+    np.testing.assert_allclose(product, expected.numpy(), rtol=2e-3, atol=2e-3)
+    assert (stored.weights.held_bytes < dense[0].numel()) == (form in STORED)
+    np.testing.assert_array_equal(stored.constant(weight), dense[0])

@@ -19,7 +19,7 @@ from tests.coremltools_suite.framework import install, listener
 install()
 
 SETTINGS = "ZOO_SUITE_SETTINGS"
-"""Environment variable that names the file with this plugin's settings, which `runner.run_file` writes."""
+"""Environment variable that names the file with this plugin's settings, which `runner.run_files` writes."""
 
 
 class Recorder:

@@ -93,13 +93,13 @@ def run_suite(options: Options) -> Iterator[str]:
         name = path.relative_to(root).as_posix()
         before = len(recorded(options.out))
         crashes = 0
-        while run_file(path, options, deadline) not in (0, 1, 2, 5) and crashes < 20:  # pytest's own exit codes
+        while run_files([path], options, deadline) not in (0, 1, 2, 5) and crashes < 20:  # pytest's own exit codes
             crashes += _note_crash(options.out)
         yield f"{name}: {len(recorded(options.out)) - before} tests" + (f", {crashes} crashes" if crashes else "")
 
 
-def run_file(path: Path, options: Options, deadline: float) -> int:
-    """Runs one file in a process of its own; its exit code."""
+def run_files(paths: Sequence[Path], options: Options, deadline: float) -> int:
+    """Runs files in one process; its exit code."""
     settings = options.out / SETTINGS
     settings.write_text(
         json.dumps(
@@ -127,7 +127,7 @@ def run_file(path: Path, options: Options, deadline: float) -> int:
     command = [sys.executable, "-m", "pytest", "-c", str(OWN_INI), "-p", "tests.coremltools_suite.plugin"]
     with (options.out / "output.txt").open("a", encoding="utf-8") as output:
         finished = subprocess.run(
-            [*command, f"--rootdir={package_root()}", str(path)],
+            [*command, f"--rootdir={package_root()}", *map(str, paths)],
             env=environment, stdout=output, stderr=output, check=False,
         )  # fmt: skip
     return finished.returncode

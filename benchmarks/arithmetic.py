@@ -1,7 +1,7 @@
 """How far fp16 programs are from float32, in each arithmetic of the runtime, beside torch computing in fp16 itself.
 
-`python -m benchmarks.arithmetic` builds one decode chunk of the small synthetic checkpoint, runs its functions on random
-activations, and prints distances from the same torch module in float32 with the same fp16 weights.
+`python -m benchmarks.arithmetic` builds one decode chunk of the small synthetic checkpoint, runs its functions on
+random activations, and prints distances from the same torch module in float32 with the same fp16 weights.
 """
 
 from __future__ import annotations

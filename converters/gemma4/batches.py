@@ -97,7 +97,7 @@ def _within(mask: Tensor, window: int) -> Tensor:
     would be stored with the weights.
     """
     visible = torch.triu(torch.exp(mask), diagonal=1 - window)
-    return (visible - 1) * -LOWEST
+    return (visible - 1) * int(-LOWEST)  # whole, as in `converters.gemma4.verify`
 
 
 def _next_token(chunk: TextChunk, call: Call) -> dict[str, Tensor]:

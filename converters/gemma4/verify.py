@@ -57,7 +57,8 @@ def sliding_mask(full: Tensor, window: int, length: int) -> Tensor:
     first = torch.exp(full[:, :, :1])
     there = torch.cat([first[..., 1:window].flip(-1), first[..., :1].expand(-1, -1, -1, length)], dim=-1)
     visible = torch.tril(torch.triu(there.expand(-1, -1, length, -1)), diagonal=window - 1)
-    return (visible - 1) * -LOWEST
+    # A whole number: coremltools 9.0 takes others for float32, and with them all that follows, weights included.
+    return (visible - 1) * int(-LOWEST)
 
 
 def _verify(chunk: TextChunk, t: Named, length: int, left_out: int, sliding: Tensor) -> dict[str, Tensor]:

@@ -325,5 +325,5 @@ class Scheduler:
             self._progress.say(f"  {line}")
         return ConversionError(
             f"{running.task.step.id}: {running.task.step.recipe.name} did not finish: {what.splitlines()[0]}",
-            hint=message.get("hint") or f"the whole log is in {running.log}",
+            hint=message.get("hint") or (None if "tail" in message else f"the whole log is in {running.log}"),
         )

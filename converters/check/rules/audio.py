@@ -101,7 +101,7 @@ def _mel(bundle: Bundle) -> Iterator[Hit]:
         return
     given = _shape(bundle, "input_features")
     wanted: Array = mel_filter_bank(AudioFeatures(feature_size=given[2] if len(given) == 3 else usual.feature_size))
-    if (bundle.size(MEL) or 0) != wanted.nbytes:
+    if found.size != wanted.size or bundle.size(MEL) != wanted.nbytes:
         yield Hit(
             bundle.path(MEL),
             f"has {bundle.size(MEL)} bytes, expected {wanted.nbytes}",

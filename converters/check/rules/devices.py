@@ -61,20 +61,21 @@ def _engine_models(bundle: Bundle) -> Iterator[Model]:
 
 def _state_slice(bundle: Bundle) -> Iterator[Hit]:
     for model in text_models(bundle):
+        exposed: dict[str, None] = {}
+        functions: dict[str, None] = {}
+        heads = 0
         for name, graph in model.graphs.items():
-            exposed = []
-            heads = 0
             for output in graph.function.block.outputs:
                 state = _sliced_state(graph, output)
                 if state is not None and len(state) == 4 and (state[1] or 0) > 1:
-                    exposed.append(output)
+                    exposed[output] = functions[name] = None
                     heads = state[1] or 0
-            if exposed:
-                yield Hit(
-                    model.path,
-                    f"{name}: {', '.join(exposed)} are slices of a state",
-                    f"the state has {heads} key/value heads; with one head the same program runs on an iPhone",
-                )
+        if exposed:
+            yield Hit(
+                model.path,
+                f"{', '.join(functions)}: {', '.join(exposed)} are slices of a state",
+                f"the state has {heads} key/value heads; with one head the same program runs on an iPhone",
+            )
 
 
 def _sliced_state(graph: Graph, name: str) -> tuple[int | None, ...] | None:

@@ -88,7 +88,7 @@ def _values(bundle: Bundle, *, legacy: bool) -> Iterator[Hit]:
     text = trusted_text(bundle)
     for file, kind, function, table in _tables(bundle) if text is not None else ():
         assert text is not None
-        if not len(table) or not _well_formed(bundle, kind, table):
+        if not _well_formed(bundle, kind, table) or not len(table):
             continue
         rope = text.rope(KINDS[kind][0])
         error, position = _error(table, function, rope, legacy=False)

@@ -142,7 +142,7 @@ class OpenModel(Protocol):
 
 
 class MilModels:
-    """Opens models with `converters.mil`; functions of one package share their weights."""
+    """Opens models with `converters.mil`, each function once; functions of one package share their weights."""
 
     def __init__(self, arithmetic: Arithmetic = "fp32", weights: Policy = "keep") -> None:
         """Opens nothing yet.
@@ -152,7 +152,8 @@ class MilModels:
             weights: see `Model`.
         """
         self._arithmetic, self._weights = arithmetic, weights
-        self._opened: dict[Path, Model] = {}
+        self._packages: dict[Path, Model] = {}
+        self._functions: dict[tuple[Path, str], Model] = {}
 
     def __call__(self, path: Path, function: str | None = None, units: Units = "any") -> MilRunner:
         """Opens one function; `units` do not matter here."""
@@ -161,11 +162,14 @@ class MilModels:
 
     def model(self, path: Path, function: str | None = None) -> Model:
         """The model behind a runner."""
-        known = self._opened.get(path)
+        first = self._packages.get(path)
+        if first is None:
+            first = Model(path, function, arithmetic=self._arithmetic, weights=self._weights)
+            self._packages[path] = self._functions[path, first.function_name] = first
+        name = function or first.package.default
+        known = self._functions.get((path, name))
         if known is None:
-            known = self._opened[path] = Model(path, function, arithmetic=self._arithmetic, weights=self._weights)
-        elif (function or known.package.default) != known.function_name:
-            known = known.with_function(function or known.package.default)
+            known = self._functions[path, name] = first.with_function(name)
         return known
 
 

@@ -11,6 +11,10 @@ from zoo.errors import ConversionError
 XCRUN = ("xcrun", "coremlcompiler")
 VERSION_SECONDS = 60
 HINT = "compiling needs a Mac with Xcode: copy the build folder and its lock there and run `zoo compile` again"
+TEXT_PROGRAM = "model.mil"
+TEXT_START = b"program("
+"""How a program in text form begins. A serialised one, which an iPhone does not load, begins otherwise."""
+
 LOG_LINES = 3
 """How much of what the compiler said an error repeats."""
 
@@ -45,6 +49,15 @@ def compile_package(package: Path, output: Path) -> Path:
     if not compiled.is_dir():
         raise ConversionError(f"{package}: coremlcompiler wrote no {compiled.name}")
     return compiled
+
+
+def has_text_program(compiled: Path) -> bool | None:
+    """Whether a compiled model has its program as text; None if it has none at all."""
+    try:
+        with (compiled / TEXT_PROGRAM).open("rb") as file:
+            return file.read(len(TEXT_START)) == TEXT_START
+    except OSError:
+        return None
 
 
 def _run(command: Sequence[str], timeout: float | None = None) -> subprocess.CompletedProcess[str]:

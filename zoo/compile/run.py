@@ -12,7 +12,7 @@ from typing import Any
 from zoo.build.assemble import Assembly, Wanted, assemble, is_current, refuse_foreign, unowned_files
 from zoo.build.cache import CachedStep, StepCache, StepFile, regular_files
 from zoo.build.checks import check_model_folder
-from zoo.compile.compiler import HINT, compile_package
+from zoo.compile.compiler import HINT, TEXT_PROGRAM, compile_package, has_text_program
 from zoo.compile.plan import COMPILED, CompilePlan, Package, plan_compile
 from zoo.digests import DigestCache, hash_files
 from zoo.errors import ConversionError, DigestMismatch
@@ -23,10 +23,6 @@ COMPILER_KEY = "compiler.coremlcompiler"
 """Where a lock's provenance says which compiler made its models."""
 
 RECIPE = "coremlcompiler"
-
-TEXT_PROGRAM = "model.mil"
-TEXT_START = b"program("
-"""How a program in text form begins. A serialised one (`model.mil` of old compilers, `coremldata.bin`) does not."""
 
 Compile = Callable[[Path, Path], Path]
 
@@ -207,12 +203,10 @@ def check_compiled(folder: Path, where: str) -> None:
     Raises:
         ConversionError: no text program, or weights that it refers to are missing.
     """
-    program = folder / TEXT_PROGRAM
-    if not program.is_file():
-        raise ConversionError(f"{where}: the compiler wrote no {TEXT_PROGRAM}", hint="use Xcode 16 or newer")
-    with program.open("rb") as file:
-        if not file.read(len(TEXT_START)) == TEXT_START:
-            raise ConversionError(f"{where}: {TEXT_PROGRAM} is not text", hint="use Xcode 16 or newer")
+    text = has_text_program(folder)
+    if not text:
+        said = f"the compiler wrote no {TEXT_PROGRAM}" if text is None else f"{TEXT_PROGRAM} is not text"
+        raise ConversionError(f"{where}: {said}", hint="use Xcode 16 or newer")
     check_model_folder(folder, where)
 
 

@@ -62,12 +62,15 @@ class Compiler:
     Attributes:
         version: what `xcrun coremlcompiler version` prints; None if it cannot be run.
         problem: why not.
-        text_program: whether a compiled model has its program as text (`model.mil`); None if that was not tried.
+        text_program: whether a compiled model has its program as text (`model.mil`); None if that was not tried or
+            failed.
+        failure: why a small model could not be compiled.
     """
 
     version: str | None
     problem: str = ""
     text_program: bool | None = None
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)

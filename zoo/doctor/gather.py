@@ -14,6 +14,7 @@ from pathlib import Path
 
 from zoo.build.recipes import library_version
 from zoo.build.resources import usable_cores, usable_memory, worker_environment
+from zoo.compile.compiler import XCRUN, has_text_program
 from zoo.doctor.facts import Compiler, Facts, Place, Requirement, Trial, Undertaking
 
 EXTRA = "convert"
@@ -94,29 +95,26 @@ def try_saving(folder: Path) -> Trial:
 
 def look_for_compiler(package: Path | None, folder: Path) -> Compiler:
     """Ask for Apple's compiler, and let it compile `package` if there is one."""
+    version, problem = _asked("version", seconds=XCRUN_SECONDS)
+    if version is None:
+        return Compiler(None, problem)
+    if package is None:
+        return Compiler(version)
+    done, failure = _asked("compile", str(package), str(folder), seconds=TRIAL_SECONDS)
+    if done is None:
+        return Compiler(version, failure=failure)
+    return Compiler(version, text_program=bool(has_text_program(folder / f"{package.stem}.mlmodelc")))
+
+
+def _asked(*arguments: str, seconds: int) -> tuple[str | None, str]:
+    """The last line that the compiler prints, and why there is none."""
     try:
-        asked = subprocess.run(
-            ["xcrun", "coremlcompiler", "version"],
-            capture_output=True,
-            text=True,
-            timeout=XCRUN_SECONDS,
-            check=False,
-        )
+        done = subprocess.run([*XCRUN, *arguments], capture_output=True, text=True, timeout=seconds, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Compiler(None, str(error))
-    if asked.returncode != 0:
-        return Compiler(None, _last_line(asked.stderr))
-    text: bool | None = None
-    if package is not None:
-        with suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(
-                ["xcrun", "coremlcompiler", "compile", str(package), str(folder)],
-                capture_output=True,
-                timeout=TRIAL_SECONDS,
-                check=True,
-            )
-            text = (folder / "trial.mlmodelc" / "model.mil").is_file()
-    return Compiler(_last_line(asked.stdout), text_program=text)
+        return None, str(error)
+    if done.returncode != 0:
+        return None, _last_line(done.stderr) or f"it ended with {done.returncode}"
+    return _last_line(done.stdout), ""
 
 
 def look_at(purpose: str, path: Path, variable: str) -> Place:

@@ -14,6 +14,9 @@ from zoo.report.text import plural
 Severity = Literal["good", "note", "warning", "problem"]
 
 INSTALL = "pip install 'zoo[convert]'"
+STORAGE_NAMES = ("BlobWriter", "libmilstoragepython", "_BlobStorage")
+"""How errors name coremltools' library that writes weights."""
+
 SMALL_DISK_BYTES = 20_000_000_000
 """An E4B multimodal build (8.2 GB) in the cache and beside its predecessor, with room for what a step writes."""
 
@@ -104,8 +107,19 @@ def _saving(facts: Facts) -> Iterator[Finding]:
             "coremltools",
             "problem",
             f"cannot convert and save a small model: {facts.saving.detail}",
-            "pip install --force-reinstall coremltools==9.0, with a Python that has a wheel of it (3.11 to 3.13)",
+            _mend_saving(facts.saving.detail),
         )
+
+
+def _mend_saving(detail: str) -> str:
+    """What helps when a trial conversion fails; without its storage library coremltools fails after the tracing."""
+    if any(name in detail for name in STORAGE_NAMES):
+        return (
+            "pip install --force-reinstall coremltools==9.0 with a Python that has a wheel of it (3.11 to 3.13); where"
+            " the wheel's library does not load (macOS 26), build coremltools from source, or build on Linux and"
+            " `zoo compile` here"
+        )
+    return "pip install --force-reinstall coremltools==9.0, with a Python that has a wheel of it (3.11 to 3.13)"
 
 
 def _compiler(facts: Facts) -> Iterator[Finding]:
@@ -123,6 +137,13 @@ def _compiler(facts: Facts) -> Iterator[Finding]:
         )
         return
     yield Finding(check, "good", f"coremlcompiler {facts.compiler.version}")
+    if facts.compiler.failure:
+        yield Finding(
+            check,
+            "problem",
+            f"coremlcompiler cannot compile a small model: {facts.compiler.failure}",
+            "start Xcode once, so that it installs its components; use Xcode 16 or newer",
+        )
     if facts.compiler.text_program is False:
         yield Finding(
             check,

@@ -65,18 +65,34 @@ def test_a_folder_that_cannot_be_written_is_no_error() -> None:
     assert not found.hardlinks
 
 
-@pytest.mark.parametrize("text", [True, False])
-def test_the_compiler_is_asked_and_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bool) -> None:
-    output = "model.mil" if text else "model.espresso.net"
-    executable(
-        tmp_path / "xcrun",
-        f'[ "$2" = version ] && echo 3500.14.1 && exit 0\n'
-        f'mkdir -p "$4/trial.mlmodelc" && touch "$4/trial.mlmodelc/{output}"',
-    )
+@pytest.mark.parametrize(
+    ("command", "name", "text"),
+    [
+        ("echo 'program(1.3)'", "model.mil", True),
+        ("echo binary", "model.mil", False),
+        ("true", "coremldata.bin", False),
+    ],
+)
+def test_the_compiler_is_asked_and_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str, text: bool
+) -> None:
+    output = f'mkdir -p "$4/trial.mlmodelc" && {command} > "$4/trial.mlmodelc/{name}"'
+    script = f'[ "$2" = version ] && echo 3500.14.1 && exit 0\n{output}'
+    executable(tmp_path / "xcrun", script)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     found = look_for_compiler(tmp_path / "trial.mlpackage", tmp_path)
     assert found.version == "3500.14.1"
     assert found.text_program is text
+    assert look_for_compiler(None, tmp_path).text_program is None
+
+
+def test_a_compiler_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = '[ "$2" = version ] && echo 3500.14.1 && exit 0\necho "coremlc: error: no device support" >&2; exit 1'
+    executable(tmp_path / "xcrun", script)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    found = look_for_compiler(tmp_path / "trial.mlpackage", tmp_path)
+    assert (found.version, found.text_program) == ("3500.14.1", None)
+    assert found.failure == "coremlc: error: no device support"
 
 
 def test_a_compiler_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,11 +91,19 @@ def test_a_trial_that_failed_says_how() -> None:
     assert "ImportError: libmilstoragepython" in found.message
 
 
+@pytest.mark.parametrize("detail", ["RuntimeError: BlobWriter not loaded", "ImportError: libmilstoragepython"])
+def test_a_storage_library_that_does_not_load_has_its_own_way_out(detail: str) -> None:
+    assert "zoo compile" in the_one(replace(GOOD, saving=Trial(False, detail))).remedy
+    other = replace(GOOD, saving=Trial(False, "RuntimeError: computes something else"))
+    assert "zoo compile" not in the_one(other).remedy
+
+
 @pytest.mark.parametrize(
     ("compiler", "word"),
     [
         (Compiler(None, "xcrun: error: unable to find utility"), "unable to find utility"),
         (Compiler("3500.14.1", text_program=False), "model.mil"),
+        (Compiler("3500.14.1", failure="no device support"), "no device support"),
     ],
 )
 def test_on_a_mac_the_compiler_must_be_there_and_write_text(compiler: Compiler, word: str) -> None:

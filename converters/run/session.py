@@ -164,12 +164,14 @@ class Session:
 
         At least one position is left to compute: what follows the last one is not in the caches.
         """
-        if same_start(self._held, ids) < len(self._held) or len(self._held) >= len(ids):
+        broken = self.engine.position != len(self._held)  # an earlier turn ended with an error
+        if broken or same_start(self._held, ids) < len(self._held) or len(self._held) >= len(ids):
             self.engine.reset()
             self._held = []
         return len(self._held)
 
     def _take_in(self, prompt: Prompt, kept: int, on_prompt: Callable[[int, int], None]) -> Choice:
+        self._held = []
         new = prompt.positions[kept:]
         tokens = self.engine.sidecars.tokens
         images = image_spans(prompt.ids, [token for token in (tokens.image, tokens.video) if token is not None])

@@ -10,7 +10,7 @@ import typer
 
 from zoo.cli.options import FormatOption, OutputFormat, QuietOption, names
 from zoo.cli.output import print_json, print_report, say
-from zoo.cli.run import Backend, BackendOption, FolderArgument, bundle_errors, outputs_of
+from zoo.cli.run import Backend, BackendOption, FolderArgument, bundle_errors, check_backend, outputs_of
 from zoo.errors import CheckFailed, ConversionError, UsageError
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def parity(
     from zoo.running import decide, require_driven
     from zoo.tools import load_tool
 
+    check_backend(backend)
     if untouched and (arithmetic is Arithmetic.fp16 or backend is Backend.coreml):
         say("note: with --untouched, limits are those of the stored precision; arithmetic in fp16 is within them")
     decision = decide(folder, outputs_of)

@@ -108,6 +108,7 @@ def run(
     from zoo.report.run import loaded_line, reply_json, warnings
     from zoo.running import decide, require_driven
 
+    check_backend(backend)
     if backend is not Backend.coreml and units is not None:
         raise UsageError("--compute-units needs --backend coreml")
     if top_k and not temperature:
@@ -130,6 +131,18 @@ def run(
         replies = talk.go(lines, system, media, max_tokens, _write if text else None, stats=stats)
     if output is OutputFormat.json:
         print_json(reply_json(decision, replies, backend.value))
+
+
+def check_backend(backend: Backend) -> None:
+    """Refuses what this machine does not have.
+
+    Raises:
+        UsageError: Core ML, and this is not macOS.
+    """
+    import platform
+
+    if backend is Backend.coreml and platform.system() != "Darwin":
+        raise UsageError("--backend coreml needs macOS", hint="--backend mil runs everywhere")
 
 
 @contextmanager

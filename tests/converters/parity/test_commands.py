@@ -103,13 +103,15 @@ def _picture(folder: Path) -> Path:
     return path
 
 
-def test_run_s_mistakes(e4b_bundle: Path, tmp_path: Path) -> None:
+def test_run_s_mistakes(e4b_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
     bundle = str(e4b_bundle)
     for arguments, code, message in (
         ((str(tmp_path / "missing"), "-p", "Hi."), 12, "no such folder"),
         ((str(tmp_path), "-p", "Hi."), 12, "not a bundle, the app would look for model"),
         ((bundle, "-p", "Hi.", "--temperature", "1"), 2, "--temperature needs logits"),
         ((bundle, "-p", "Hi.", "--top-k", "4"), 2, "--top-k needs --temperature"),
+        ((bundle, "-p", "Hi.", "--backend", "coreml"), 2, "--backend coreml needs macOS"),
         ((bundle, "-p", "Hi.", "--compute-units", "cpu"), 2, "--compute-units needs --backend coreml"),
         ((bundle, "-p", "words " * 60), 12, f"the bundle takes {CONTEXT}"),
         ((bundle, "-p", "Hi.", "--image", str(tmp_path / "no.png")), 2, "does not exist"),

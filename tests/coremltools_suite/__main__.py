@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run.add_argument("--minutes", type=float, default=float("inf"), help="stop after this time")
     run.add_argument("--text", action="store_true", help="write every package as MIL text first, and read that")
     run.add_argument("--fp16-only", action="store_true", help="as the suite runs by default: no fp32 programs")
+    run.add_argument("--again", action="store_true", help="also run what failed before")
     run.set_defaults(do=_run)
     show = commands.add_parser("report", help="sum up the results")
     show.add_argument("--format", choices=("text", "json", "markdown"), default="text")
@@ -53,6 +54,7 @@ def _run(given: argparse.Namespace) -> None:
         seconds=60 * given.minutes,
         text=given.text,
         fp32=not given.fp16_only,
+        again=given.again,
     )
     for line in run_suite(options):
         print(line, flush=True)

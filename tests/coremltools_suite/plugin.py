@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -49,6 +50,10 @@ class Recorder:
         left_out = [item for item in items if item.nodeid not in chosen or item.nodeid in self._done]
         items[:] = [item for item in items if item.nodeid in chosen and item.nodeid not in self._done]
         config.hook.pytest_deselected(items=left_out)
+        del left_out, groups
+        # coremltools collects garbage after every conversion; thousands of collected tests need not be looked at.
+        gc.collect()
+        gc.freeze()
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Notes test modules that cannot be imported."""

@@ -44,6 +44,7 @@ class Options:
         seconds: when to stop.
         text: read every program from its text form.
         fp32: also run fp32 programs, which the suite does only if asked.
+        again: also run what failed before.
     """
 
     out: Path
@@ -52,6 +53,7 @@ class Options:
     seconds: float = float("inf")
     text: bool = False
     fp32: bool = True
+    again: bool = False
 
 
 def package_root() -> Path:
@@ -91,22 +93,23 @@ def run_suite(options: Options) -> Iterator[str]:
             yield "out of time; the same command goes on from here"
             return
         name = path.relative_to(root).as_posix()
-        before = len(recorded(options.out))
+        before = _results(options.out)
         crashes = 0
         while run_files([path], options, deadline) not in (0, 1, 2, 5) and crashes < 20:  # pytest's own exit codes
             crashes += _note_crash(options.out)
-        yield f"{name}: {len(recorded(options.out)) - before} tests" + (f", {crashes} crashes" if crashes else "")
+        yield f"{name}: {_results(options.out) - before} tests" + (f", {crashes} crashes" if crashes else "")
 
 
 def run_files(paths: Sequence[Path], options: Options, deadline: float) -> int:
     """Runs files in one process; its exit code."""
     settings = options.out / SETTINGS
+    skipped = recorded(options.out) - (failed(options.out) if options.again else set())
     settings.write_text(
         json.dumps(
             {
                 "log": str(options.out.resolve() / RESULTS),
                 "per_function": options.per_function,
-                "done": sorted(recorded(options.out)),
+                "done": sorted(skipped),
                 "deadline": min(deadline, 1e12),
             }
         ),
@@ -150,6 +153,16 @@ def lines(out: Path) -> list[dict[str, Any]]:
 def recorded(out: Path) -> set[str]:
     """Tests with a result."""
     return {line["test"] for line in lines(out) if "test" in line}
+
+
+def _results(out: Path) -> int:
+    return sum("test" in line for line in lines(out))
+
+
+def failed(out: Path) -> set[str]:
+    """Tests whose last result is a failure."""
+    last = {line["test"]: line["outcome"] for line in lines(out) if "test" in line}
+    return {test for test, outcome in last.items() if outcome in {"failed", "crashed"}}
 
 
 def _note_crash(out: Path) -> int:

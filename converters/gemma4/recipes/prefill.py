@@ -10,7 +10,7 @@ from converters.gemma4.config import Range, TextConfig, parse_config
 from converters.gemma4.prefill_interface import MASKS, SEPARATE
 from converters.gemma4.recipes.text import ARGMAX, HEADS, LIBRARIES, LOGITS, chunk_needs, chunk_range, weight_bits
 from converters.parameters import choice, text, whole
-from converters.recipe import Needs, Parameters, Recipe
+from converters.recipe import LIGHT, Needs, Parameters, Recipe
 
 if TYPE_CHECKING:
     from converters.checkpoint import Checkpoint
@@ -90,5 +90,6 @@ PREFILL_RECIPES: tuple[Recipe, ...] = (
         needs=needs_of_prefill_chunk,
         run="converters.gemma4.prefill:build_prefill_chunk",
         weight=2.0,
+        memory=LIGHT,
     ),
 )

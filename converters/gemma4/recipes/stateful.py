@@ -9,7 +9,7 @@ from converters.gemma4.config import Range, TextConfig, parse_config
 from converters.gemma4.recipes.text import ARGMAX, HEADS, LIBRARIES, LOGITS, chunk_needs, chunk_range, weight_bits
 from converters.gemma4.stateful_interface import EXACT, VARIANTS
 from converters.parameters import choice, whole, whole_numbers
-from converters.recipe import Needs, Parameters, Recipe
+from converters.recipe import LIGHT, Needs, Parameters, Recipe
 
 if TYPE_CHECKING:
     from converters.checkpoint import Checkpoint
@@ -107,6 +107,7 @@ STATEFUL_RECIPES: tuple[Recipe, ...] = (
         needs=needs_of_stateful_chunk,
         run="converters.gemma4.stateful_packages:build_stateful_chunk",
         weight=2.0,
+        memory=LIGHT,
     ),
     Recipe(
         name="gemma4.stateful-prefill",
@@ -116,5 +117,6 @@ STATEFUL_RECIPES: tuple[Recipe, ...] = (
         needs=needs_of_stateful_prefill,
         run="converters.gemma4.stateful_packages:build_stateful_prefill",
         weight=2.0,
+        memory=LIGHT,
     ),
 )

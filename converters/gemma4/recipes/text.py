@@ -11,7 +11,7 @@ from converters.gemma4.config import Range, TextConfig, parse_config
 from converters.gemma4.stateful_interface import EXACT, VARIANTS
 from converters.gemma4.tensors import chunk_shapes
 from converters.parameters import choice, whole
-from converters.recipe import Needs, Parameters, Recipe
+from converters.recipe import LIGHT, Needs, Parameters, Recipe
 
 if TYPE_CHECKING:
     from converters.checkpoint import Checkpoint
@@ -160,6 +160,7 @@ TEXT_RECIPES: tuple[Recipe, ...] = (
         needs=needs_of_decode_chunk,
         run="converters.gemma4.decode:build_decode_chunk",
         weight=2.0,
+        memory=LIGHT,
     ),
     Recipe(
         name="gemma4.merged-chunk",
@@ -169,5 +170,6 @@ TEXT_RECIPES: tuple[Recipe, ...] = (
         needs=needs_of_merged_chunk,
         run="converters.gemma4.decode:build_merged_chunk",
         weight=2.0,
+        memory=LIGHT,
     ),
 )

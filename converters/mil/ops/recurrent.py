@@ -129,6 +129,15 @@ def _lstm(
     return steps, h, c
 
 
+def _of_batch(state: torch.Tensor, batch: int) -> torch.Tensor:
+    """An initial state for `batch` sequences.
+
+    For packed sequences coremltools writes the number of steps where the batch should be; Core ML accepts that, and
+    as long as the state is all zeros it means the same.
+    """
+    return state[:batch] if len(state) > batch and not bool(state.any()) else state
+
+
 @op("lstm")
 def lstm(site: Site) -> Bound:
     """Long short-term memory, with peepholes and a limit on the cell state where they are given."""
@@ -145,12 +154,14 @@ def lstm(site: Site) -> Bound:
         x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, *parameters: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         source = torch.flip(x, (0,)) if direction == "reverse" else x
+        h, c = _of_batch(h, x.shape[1]), _of_batch(c, x.shape[1])
         steps, h, c = _lstm(source, h, c, _Cell(*parameters), rules)
         return _sequence(steps, every), h, c
 
     def both_ways(
         x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, *parameters: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
+        h, c = _of_batch(h, x.shape[1]), _of_batch(c, x.shape[1])
         (h_there, h_back), (c_there, c_back) = h.chunk(2, dim=-1), c.chunk(2, dim=-1)
         there, h_there, c_there = _lstm(x, h_there, c_there, _Cell(*parameters[:4]), rules)
         back, h_back, c_back = _lstm(torch.flip(x, (0,)), h_back, c_back, _Cell(*parameters[4:]), rules)

@@ -137,6 +137,14 @@ RECURRENT = [
         lambda t: _lstm(LSTM, t["x"], t["h"], t["c"])[0][-1:],
     ),
     Case(
+        "lstm", "zeros of another batch",
+        lambda v: mb.lstm(
+            x=v["x"], initial_h=np.zeros((7, HIDDEN), np.float32), initial_c=np.zeros((7, HIDDEN), np.float32),
+            **_weights(LSTM, IFOG),
+        )[0],
+        lambda t: LSTM(t["x"])[0][-1:],
+    ),
+    Case(
         "lstm", "reverse",
         lambda v: mb.lstm(
             x=v["x"], initial_h=v["h"], initial_c=v["c"], direction="reverse", output_sequence=True,

@@ -1,4 +1,4 @@
-"""Recurrent layers, resizing, sampling, boxes, lists and random numbers, against torch; and the same read from text."""
+"""Recurrent layers, resizing, sampling, boxes, lists, random numbers, against torch; and the same read from text."""
 
 from __future__ import annotations
 

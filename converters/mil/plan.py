@@ -18,13 +18,14 @@ import torch
 
 from converters.mil.carriers import CARRIERS, Rounding, rounding
 from converters.mil.errors import MilError, OpError, ProgramError, UnsupportedOpsError
+from converters.mil.inplace import update_in_place
 from converters.mil.matrix import streams
 from converters.mil.ops import CONSTEXPRS, OPS
 from converters.mil.ops.compression import MATRICES
 from converters.mil.ops.registry import Implementation
 from converters.mil.program import Block, Function, Operation, Value
 from converters.mil.site import NOTHING, Bound, Kernel, Operand, Site
-from converters.mil.types import TensorType, ValueType
+from converters.mil.types import StateType, TensorType, ValueType
 from converters.mil.weights import Constant, Weights
 
 Arithmetic = Literal["fp32", "fp16"]
@@ -36,6 +37,7 @@ class Step:
     """One call.
 
     Attributes:
+        kind: the operation's type.
         label: the operation, for messages.
         kernel: what is called.
         reads: registers of its operands.
@@ -43,8 +45,10 @@ class Step:
         types: declared types of its results.
         frees: registers nothing reads after this step.
         loads: constants to fetch before the call and, if they are not kept, to forget after it.
+        target: see `Bound`.
     """
 
+    kind: str
     label: str
     kernel: Kernel
     reads: tuple[int, ...]
@@ -52,6 +56,7 @@ class Step:
     types: tuple[ValueType, ...]
     frees: tuple[int, ...] = ()
     loads: tuple[tuple[int, Constant], ...] = ()
+    target: Kernel | None = None
 
 
 @dataclass(slots=True)
@@ -245,6 +250,8 @@ class _Compiler:
             self._operation(operation)
         outputs = tuple(self._resolve(name, "the block's results") for name in self._block.outputs)
         registers = tuple(operand.register for operand in outputs)
+        states = [r for r, named in zip(inputs, self._block.inputs, strict=True) if isinstance(named.type, StateType)]
+        update_in_place(self._steps, states, self._constants, registers)
         self._settle(registers)
         return Plan(
             steps=self._steps,
@@ -326,7 +333,7 @@ class _Compiler:
         if implementation.pure and not blocks and self._fold(operation, bound, kernel):
             return
         writes = tuple(self._define(output.name, output.type).register for output in operation.outputs)
-        self._steps.append(Step(label, kernel, bound.registers, writes, types))
+        self._steps.append(Step(operation.kind, label, kernel, bound.registers, writes, types, target=bound.target))
 
     def _argument(self, argument: str | Value, label: str) -> Operand:
         if isinstance(argument, str):

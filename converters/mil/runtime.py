@@ -230,11 +230,11 @@ class Model:
             have = state.types.get(name)
             if have != declared:
                 raise InputError(f"the state given has {name!r} as {have}, the function needs {declared}")
-        for name in wanted:
-            round_state = rounding(wanted[name].dtype)
-            if self.arithmetic == "fp16" and round_state is not None:
-                # It may come from a model run in fp32 arithmetic.
-                state.cells[name].value = round_state(state.cells[name].value)
+        for name, declared in wanted.items():
+            round_state, cell = rounding(declared.dtype), state.cells[name]
+            if self.arithmetic == "fp16" and round_state is not None and not cell.rounded:
+                cell.value = round_state(cell.value)  # it may come from a model run in fp32 arithmetic
+            cell.rounded = self.arithmetic == "fp16"
         return {name: state.cells[name] for name in wanted}
 
     def _check_interface(self) -> None:

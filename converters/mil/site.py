@@ -42,10 +42,18 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A kernel and the registers it reads."""
+    """A kernel and the registers it reads.
+
+    Attributes:
+        kernel: what is called.
+        registers: of its operands, in order.
+        target: for a kernel that copies its first operand and replaces a part by the second: from the same operands,
+            that part of the first.
+    """
 
     kernel: Kernel
     registers: tuple[int, ...]
+    target: Kernel | None = None
 
 
 class Site:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from converters.mil.ops.registry import op
-from converters.mil.site import Bound, Site
+from converters.mil.site import Bound, Kernel, Site
 
 Index = tuple[slice | int, ...]
 
@@ -105,19 +105,28 @@ def slice_update(site: Site) -> Bound:
     masks = _masks(site, site.rank("x"))
     site.require(all(step > 0 for step in masks.stride), "updates a slice with a negative stride")
 
-    def write(x: torch.Tensor, update: torch.Tensor, index: Index) -> torch.Tensor:
-        out = x.clone()
-        target = out[index]
+    def place(x: torch.Tensor, update: torch.Tensor, index: Index) -> torch.Tensor:
+        target = x[index]
         if target.shape != update.shape:
             raise site.fail(f"puts {list(update.shape)} where the slice is {list(target.shape)}")
-        target.copy_(update)
-        return out
+        return target
 
     if site.is_constant("begin") and site.is_constant("end"):
         index = _index(site.ints("begin"), site.ints("end"), masks)
-        return site.bind(lambda x, update: write(x, update, index), "x", "update")
+        return _update(site, lambda x, update: place(x, update, index), "x", "update")
 
-    def kernel(x: torch.Tensor, update: torch.Tensor, begin: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
-        return write(x, update, _index(begin.tolist(), end.tolist(), masks))
+    def target(x: torch.Tensor, update: torch.Tensor, begin: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+        return place(x, update, _index(begin.tolist(), end.tolist(), masks))
 
-    return site.bind(kernel, "x", "update", "begin", "end")
+    return _update(site, target, "x", "update", "begin", "end")
+
+
+def _update(site: Site, target: Kernel, *parameters: str) -> Bound:
+    """What copies the first operand and puts the second where `target` finds the place."""
+
+    def kernel(x: torch.Tensor, update: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        out = x.clone()
+        target(out, update, *rest).copy_(update)
+        return out
+
+    return replace(site.bind(kernel, *parameters), target=target)

@@ -17,9 +17,17 @@ from converters.mil.types import StateType
 
 @dataclass(slots=True)
 class Cell:
-    """A state's current value. Values are replaced, never changed in place."""
+    """A state's current value.
+
+    Attributes:
+        value: replaced, and changed in place only as `converters.mil.inplace` says.
+        exclusive: no other state or constant is the same memory.
+        rounded: the value is one of the state's declared type, not only of its carrier.
+    """
 
     value: torch.Tensor
+    exclusive: bool = False
+    rounded: bool = False
 
 
 def _state_type(site: Site, parameter: str) -> StateType:
@@ -33,7 +41,12 @@ def _state_type(site: Site, parameter: str) -> StateType:
 def read_state(site: Site) -> Bound:
     """The state's value."""
     _state_type(site, "input")
-    return site.bind(lambda cell: cell.value, "input")
+
+    def kernel(cell: Cell) -> torch.Tensor:
+        cell.exclusive = False  # who knows where it is going
+        return cell.value
+
+    return site.bind(kernel, "input")
 
 
 def _write(site: Site, state: str, data: str, returns: bool) -> Bound:
@@ -44,7 +57,8 @@ def _write(site: Site, state: str, data: str, returns: bool) -> Bound:
     def kernel(cell: Cell, value: torch.Tensor) -> torch.Tensor | None:
         if shape is not None and tuple(value.shape) != shape:
             raise site.fail(f"writes shape {list(value.shape)} to a state of {wrapped}")
-        cell.value = value
+        if cell.value is not value:
+            cell.value, cell.exclusive = value, False
         return value if returns else None
 
     return site.bind(kernel, state, data)

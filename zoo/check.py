@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.catalog import Catalog, Entry
-from zoo.errors import DiskError, MissingExtra, UsageError, ZooError
+from zoo.errors import ConversionError, DiskError, MissingExtra, UsageError, ZooError
 from zoo.paths import MODEL_SUFFIXES, model_folder, strip_model_suffix
 from zoo.routing import PROBE_MARKER, STATEFUL_FOLDER, Listing, Switches, reroutings, route
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("numpy", "coremltools")
 """What reading models takes; torch is not among it."""
+
+FAMILIES = frozenset({"gemma4"})
+"""Families of recipes whose bundles the rules know in all their parts."""
 
 SWITCHES = (
     Switches(),
@@ -88,6 +91,22 @@ def check_folder(folder: Path, entries: Sequence[Entry] = (), *, ignore: Collect
         files=len(bundle.files),
         findings=findings,
     )
+
+
+def refuse_unsound(folder: Path, entry: Entry) -> None:
+    """Refuse a bundle that has errors, before it takes the place of an older one.
+
+    Raises:
+        ConversionError: naming the first error, and how many more there are.
+    """
+    findings = check_folder(folder, (entry,)).findings
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        first, more = errors[0], f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise ConversionError(
+            f"{entry.id}: {first.rule}: {first.file}: {first.message}{more}",
+            hint=f"{first.remedy}; the old build is untouched",
+        )
 
 
 def rules() -> tuple[Rule, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from converters.check.facts import Bundle
 from converters.check.rule import SEVERITIES, Finding, Hit, Rule
@@ -47,8 +47,3 @@ def _finding(rule: Rule, hit: Hit) -> Finding:
 def group_of(rule: str) -> str:
     """The part of a rule's id before the dot."""
     return rule.partition(".")[0]
-
-
-def failures(findings: Collection[Finding], *, strict: bool = False) -> Iterator[Finding]:
-    """The findings that make a check fail: errors, and warnings if `strict`."""
-    return (item for item in findings if item.severity == "error" or (strict and item.severity == "warning"))

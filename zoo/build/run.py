@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from zoo.build.resources import usable_cores, usable_memory
 from zoo.build.scheduler import Outcome, Scheduler, Task, step_units
 from zoo.build.store import StepStore
 from zoo.build.tensor_digests import TensorDigestCache
+from zoo.check import FAMILIES, refuse_unsound
 from zoo.digests import DigestCache
 from zoo.errors import ConversionError, DiskError, UsageError
 from zoo.events import Progress, Silent
@@ -276,10 +277,17 @@ def carry_out(
     if not assembly.current:
         owners = {item.path: item.component for item in assembly.wanted}
         report = _share_of(shown, ASSEMBLING, assembly.lock.size)
-        assemble(assembly, caches.digests, lambda folder: check_bundle(plan.graph, folder, owners), report)
+        assemble(assembly, caches.digests, lambda folder: _check(plan.graph, folder, owners), report)
         shown.finish(ASSEMBLING)
     changed = bool(outcomes) or not assembly.current
     return BuildResult(plan, components, assembly.folder, assembly.lock, changed, assembly.removed)
+
+
+def _check(graph: Graph, folder: Path, owners: Mapping[str, str]) -> None:
+    """Static checks of an assembled bundle; that its parts fit each other only where they are known to `zoo check`."""
+    check_bundle(graph, folder, owners)
+    if any(step.recipe.name.partition(".")[0] in FAMILIES for step in graph.steps):
+        refuse_unsound(folder, graph.entry)
 
 
 def _share_of(progress: Progress, item: str, total: int) -> Callable[[int], None]:

@@ -17,7 +17,8 @@ from tests.converters.check.conftest import MakeCopy
 from tests.converters.check.seed import Seed, place
 from tests.converters.parity.conftest import CONTEXT, build
 from zoo.catalog import load_catalog
-from zoo.check import check_folder
+from zoo.check import check_folder, refuse_unsound
+from zoo.errors import ConversionError
 from zoo.locations import packaged_manifests
 
 pytestmark = pytest.mark.convert
@@ -125,3 +126,17 @@ def test_what_is_meant_to_be_there_decides_what_is_a_stray(make: MakeCopy) -> No
     assert [(finding.rule, finding.file) for finding in found] == [("routing.stray", "vision.mlpackage")]
     assert "instead of vision.ane.mlpackage" in found[0].message or "loads vision.mlpackage" in found[0].message
     assert check_folder(make("e2b").root, [entry]).entries == ("gemma4-e4b-multimodal",)
+
+
+def test_a_build_with_errors_is_refused(make: MakeCopy) -> None:
+    entry = load_catalog(packaged_manifests()).get("gemma4-e4b-multimodal")
+    copy = make("e4b")
+    refuse_unsound(copy.root, entry)
+    copy.edit_json("model_config.json", embed_scale=1.0, per_layer_embed_scale=1.0)
+    with pytest.raises(ConversionError) as refused:
+        refuse_unsound(copy.root, entry)
+    assert refused.value.message.startswith(
+        "gemma4-e4b-multimodal: config.scales: model_config.json: says embed_scale 1.0"
+    )
+    assert refused.value.message.endswith("(and 1 more)")
+    assert "the old build is untouched" in (refused.value.hint or "")

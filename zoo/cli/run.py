@@ -176,12 +176,20 @@ def _write(piece: str) -> None:
 
 
 def _lines(prompt: str | None, *, chat: bool) -> Iterator[str]:
-    """What the person says, turn by turn."""
-    if prompt is None and not chat and sys.stdin.isatty():
-        raise UsageError("nothing to say", hint='--prompt "...", or --chat for a conversation')
-    if not chat:
-        return iter([sys.stdin.read().strip() if prompt in (None, STDIN) else str(prompt)])
-    return _chat_lines(prompt)
+    """What the person says, turn by turn.
+
+    Raises:
+        UsageError: nothing.
+    """
+    hint = '--prompt "...", or --chat for a conversation'
+    if chat:
+        return _chat_lines(prompt)
+    if prompt is None and sys.stdin.isatty():
+        raise UsageError("nothing to say", hint=hint)
+    text = sys.stdin.read() if prompt in (None, STDIN) else str(prompt)
+    if not text.strip():
+        raise UsageError("nothing to say: the prompt is empty", hint=hint)
+    return iter([text.strip()])
 
 
 def _chat_lines(prompt: str | None) -> Iterator[str]:

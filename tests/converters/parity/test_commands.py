@@ -110,6 +110,7 @@ def test_run_s_mistakes(e4b_bundle: Path, tmp_path: Path, monkeypatch: pytest.Mo
         ((str(tmp_path / "missing"), "-p", "Hi."), 12, "no such folder"),
         ((str(tmp_path), "-p", "Hi."), 12, "not a bundle, the app would look for model"),
         ((bundle, "-p", "Hi.", "--temperature", "1"), 2, "--temperature needs logits"),
+        ((bundle,), 2, "nothing to say: the prompt is empty"),
         ((bundle, "-p", "Hi.", "--top-k", "4"), 2, "--top-k needs --temperature"),
         ((bundle, "-p", "Hi.", "--backend", "coreml"), 2, "--backend coreml needs macOS"),
         ((bundle, "-p", "Hi.", "--compute-units", "cpu"), 2, "--compute-units needs --backend coreml"),

@@ -201,7 +201,8 @@ class Arriving:
                     self._write_record()
             except OSError as error:
                 if self._record is None:
-                    os.ftruncate(self._handle, self._there.front)
+                    # What was written of this piece stays; the next process reads it again for the digest.
+                    self._there = Spans.of([(0, os.fstat(self._handle).st_size)])
                 raise self._unwritable(error) from None
         self._digest(start, data if gaps.total == len(data) else None)
         self._flush_sometimes(gaps.total)

@@ -5,13 +5,14 @@ The stock client follows every `Link: rel="next"`, wherever it leads, for as lon
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from zoo.errors import HubError
-from zoo.plan.remote import RemoteFile
+from zoo.errors import DigestMismatch, HubError
+from zoo.plan.remote import RemoteFile, git_object_id
 
 MOST_PAGES = 1_000
 """Of a listing; the Hub gives a thousand files a page, and advises against more than a hundred thousand in a repo."""
@@ -101,6 +102,24 @@ def checked_file(
     if not isinstance(git_sha1, str) or not _GIT_ID.fullmatch(git_sha1):
         raise HubError(f"{repo}: its listing has no git id of {path}, but {git_sha1!r}")
     return RemoteFile(path, size, sha256, git_sha1, xet_hash if isinstance(xet_hash, str) else None)
+
+
+def checked_content(content: bytes, file: RemoteFile, repo: str, commit: str) -> bytes:
+    """The content of a file, if it is what the listing says.
+
+    Raises:
+        DigestMismatch: other bytes came.
+    """
+    if file.sha256 is None:
+        found, expected, what = git_object_id(content), file.git_sha1, "git id"
+    else:
+        found, expected, what = hashlib.sha256(content).hexdigest(), file.sha256, "sha256"
+    if found != expected:
+        raise DigestMismatch(
+            f"{repo}@{commit[:7]}: {file.path}: {what} is {found}, listed as {expected}",
+            hint="run the same command again",
+        )
+    return content
 
 
 def is_commit(text: object) -> bool:

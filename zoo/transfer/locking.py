@@ -8,13 +8,13 @@ from pathlib import Path
 
 from zoo.catalog import Entry
 from zoo.digests import DigestCache, Digests, Hasher, hash_files
-from zoo.errors import DigestMismatch, DiskError, InvalidDocument, UsageError
+from zoo.errors import DiskError, InvalidDocument, UsageError
 from zoo.events import Progress, Silent
 from zoo.lock import Lock
 from zoo.paths import check_bundle_path, check_no_clashes
 from zoo.plan.lock import bundle_listing, bundle_path, is_by_the_way, lock_from_folder, lock_from_hub, with_known
-from zoo.plan.remote import git_object_id
 from zoo.transfer.hub import HubClient
+from zoo.transfer.listing import checked_content
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +114,7 @@ def lock_repo(client: HubClient, entry: Entry, revision: str | None = None) -> L
         if file.sha256 is not None:
             continue
         check_bundle_path(file.path, where=f"{hub.repo}@{commit[:7]}")
-        content = client.read(hub.repo, commit, file.path)
-        if git_object_id(content) != file.git_sha1:
-            raise DigestMismatch(
-                f"{hub.repo}@{commit[:7]}: {file.path}: git id is {git_object_id(content)}, listed as {file.git_sha1}",
-                hint="run the same command again",
-            )
+        content = checked_content(client.read(hub.repo, commit, file.path), file, hub.repo, commit)
         hasher = Hasher()
         hasher.update(content)
         read[file.path] = hasher.digests()

@@ -16,6 +16,7 @@ from zoo.plan.remote import Listing, git_object_id
 from zoo.report.card import CARD, NOTICE, generated_files, written_by_zoo
 from zoo.transfer.hub import HubClient, exists
 from zoo.transfer.hub_errors import RevisionMissing, TransientHubError
+from zoo.transfer.listing import checked_content
 
 DEFAULT_BRANCH = "main"
 
@@ -195,10 +196,12 @@ def _generated(
             del files[path]
             continue
         there = present.get(path)
-        settled = there is None or path not in (CARD, NOTICE) or there.git_sha1 == git_object_id(files[path])
-        if settled or options.overwrite_card or target.commit is None:
+        if there is None or target.commit is None or path not in (CARD, NOTICE) or options.overwrite_card:
             continue
-        if not written_by_zoo(client.read(options.repo, target.commit, path)):
+        if there.git_sha1 == git_object_id(files[path]):
+            continue
+        content = client.read(options.repo, target.commit, path)
+        if not written_by_zoo(checked_content(content, there, options.repo, target.commit)):
             del files[path]
             notes.append(f"{path} was written by hand and stays; --card replaces it")
     return files, notes

@@ -155,6 +155,7 @@ PUSH = {
     "slow upload answer": api(DONE, OBJECTS, delay_s=0.5),
     "HTML instead of a listing": api(GIVEN_UP, LISTING, status=200, headers=HTML, body=b"<html>log in</html>"),
     "HTML instead of upload addresses": api(GIVEN_UP, BATCH, status=200, headers=HTML, body=b"<html></html>"),
+    "HTML instead of a small file": api(WRONG_BYTES, r"/resolve/.*README", status=200, headers=HTML, body=b"<html/>"),
     "HTML instead of a commit": api(GIVEN_UP, COMMIT, status=200, headers=HTML, body=b"<html></html>"),
     **{f"{status} at the first look": api(GIVEN_UP, API, status=status) for status in (401, 403)},
     **{f"{status} for the commit": api(GIVEN_UP, COMMIT, status=status) for status in (400, 401, 403, 404)},

@@ -9,10 +9,17 @@ from converters.checkpoint import Checkpoint
 from converters.gemma4.audio import load_audio
 from converters.gemma4.config import parse_config
 from converters.gemma4.encoder_interface import audio_spec, vision_spec
-from converters.gemma4.recipes.encoders import audio_config, audio_parameters, vision_config, vision_grid
+from converters.gemma4.recipes.encoders import (
+    AudioParameters,
+    audio_config,
+    audio_parameters,
+    vision_config,
+    vision_grid,
+)
 from converters.gemma4.vision import load_vision
 from converters.package import PASSES, Function, build_package, quiet
 from converters.palettize import Palettization
+from converters.quantize import LinearQuantization
 from converters.recipe import Job
 
 HALF_BITS = 16
@@ -47,7 +54,7 @@ def build_vision_encoder(job: Job) -> None:
 
 
 def build_audio_encoder(job: Job) -> None:
-    """Recipe `gemma4.audio-encoder`: float16 except for `SENSITIVE` operations, weights in look-up tables."""
+    """Recipe `gemma4.audio-encoder`: float16 except for `SENSITIVE` operations, weights compressed."""
     checkpoint = Checkpoint.open(job.checkpoint)
     config = parse_config(checkpoint.config)
     parameters = audio_parameters(job.parameters)
@@ -55,17 +62,23 @@ def build_audio_encoder(job: Job) -> None:
     function = Function(
         audio_spec(audio_config(config), parameters.frames), load_audio(checkpoint, config, parameters.frames)
     )
-    scheme = None
-    if parameters.bits != HALF_BITS:
-        scheme = Palettization(bits=parameters.bits, group_size=parameters.group_size)
     build_package(
         [function],
         job.output / f"{job.path}.mlpackage",
-        compression=scheme,
+        compression=audio_compression(parameters),
         metadata=_metadata(job, "gemma4.audio-encoder"),
         passes=audio_passes(),
         progress=job.progress,
     )
+
+
+def audio_compression(parameters: AudioParameters) -> Palettization | LinearQuantization | None:
+    """How the weights are compressed; None for float16."""
+    if parameters.linear:
+        return LinearQuantization(bits=parameters.bits, block_size=0)
+    if parameters.bits == HALF_BITS:
+        return None
+    return Palettization(bits=parameters.bits, group_size=parameters.group_size)
 
 
 def _metadata(job: Job, recipe: str) -> dict[str, str]:

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from converters.checkpoint import Checkpoint
 
 VISION_ENCODER: Parameters = {"variant": "ane", "tokens": 256}
-AUDIO_ENCODER: Parameters = {"frames": 200, "bits": 4, "group_size": 32}
+TABLES, LINEAR = "tables", "linear"
+SCHEMES = (TABLES, LINEAR)
+"""How the audio encoder's weights are compressed: look-up tables, or integers times a scale per output channel."""
+
+LINEAR_BITS = (4, 8)
+"""Widths of the latter's integers."""
+
+AUDIO_ENCODER: Parameters = {"frames": 200, "bits": 4, "scheme": TABLES, "group_size": 32}
 
 GRIDS: Mapping[str, Callable[[VisionConfig, int], Grid]] = MappingProxyType(
     {
@@ -42,11 +49,13 @@ class AudioParameters:
     Attributes:
         frames: mel frames, 10 ms each.
         bits: per weight; 16 leaves them float16.
+        linear: weights are integers times a scale, not in look-up tables.
         group_size: output channels that share a look-up table.
     """
 
     frames: int
     bits: int
+    linear: bool
     group_size: int
 
 
@@ -83,8 +92,11 @@ def audio_parameters(parameters: Parameters) -> AudioParameters:
     bits = whole(parameters, "bits", 1, 16)
     if bits not in BITS:
         raise RecipeError(f"parameter bits is {bits}; Core ML has {', '.join(map(str, BITS))}")
+    linear = choice(parameters, "scheme", SCHEMES) == LINEAR
+    if linear and bits not in LINEAR_BITS:
+        raise RecipeError(f"parameter bits is {bits}; with scheme = {LINEAR!r} it can be 4 or 8")
     frames = whole(parameters, "frames", 1, MAX_FRAMES)
-    return AudioParameters(frames, bits, whole(parameters, "group_size", 1, 1 << 16))
+    return AudioParameters(frames, bits, linear, whole(parameters, "group_size", 1, 1 << 16))
 
 
 def _require(checkpoint: Checkpoint, shapes: Shapes) -> Needs:

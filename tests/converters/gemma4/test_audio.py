@@ -193,6 +193,25 @@ def test_every_large_weight_is_in_a_table(package: Path, config: Gemma4Config) -
     assert weights <= tables
 
 
+def test_linear_weights_are_eight_bits_per_channel(tiny_checkpoint: Path, tmp_path: Path, model: Any) -> None:
+    """As E2B's public encoder has them."""
+    from converters.mil.runtime import Model
+
+    package = cases.build(
+        tiny_checkpoint, tmp_path / "out", NAME, "audio", {"frames": FRAMES, "bits": 8, "scheme": "linear"}
+    )
+    found = cases.operations(cases.load_spec(package))
+    scaled = {op.outputs[0].name for op in found if op.type == "constexpr_blockwise_shift_scale"}
+    assert scaled >= {op.inputs["weight"].arguments[0].name for op in found if op.type == "linear"}
+    assert not any(op.type == "constexpr_lut_to_dense" for op in found)
+    features = mel(sound(1.2))[:, :FRAMES].half()
+    expected, _ = reference(model, features.float())
+    values = Model(package).predict({"input_features": features.numpy()})["hidden_states"]
+    error = torch.from_numpy(values).float() - expected
+    relative = error.pow(2).mean().sqrt() / expected.pow(2).mean().sqrt()
+    assert 0 < relative < 0.04, "0.021 found"
+
+
 def test_package_computes_what_transformers_computes(half_package: Path, model: Any) -> None:
     from converters.mil.plan import Arithmetic
     from converters.mil.runtime import Model
@@ -252,6 +271,8 @@ def test_needs_lists_exactly_what_is_read(checkpoint: Checkpoint, monkeypatch: p
     [
         ({"frames": 3001}, "parameter frames is 3001"),
         ({"bits": 5}, "parameter bits is 5"),
+        ({"bits": 6, "scheme": "linear"}, "parameter bits is 6; with scheme = 'linear' it can be 4 or 8"),
+        ({"scheme": "int8"}, "parameter scheme is 'int8', expected one of tables, linear"),
         ({"group_size": 0}, "parameter group_size is 0"),
     ],
 )

@@ -1,14 +1,14 @@
 """Builds all ten entries whose checkpoints are public Gemma 4, whole, from their manifests as they are.
 
-    python -m tests.zoo.build.every_gemma4_entry [--root DIR] [--shrink 8] [--jobs 1] [--json FILE]
+    python -m tests.zoo.build.every_gemma4_entry [--root DIR] [--shrink 8] [--jobs 1] [--positions N] [--json FILE]
 
 The checkpoints are synthetic: every tensor of E2B and E4B with all layers, the real windows, context and heads, widths
 and vocabulary divided by `--shrink` (docs/build.md). Checked for each entry: every component of the manifest is there,
 the weight file of each text chunk is as large as `converters.gemma4.sizes` says, a component that another entry owns
-is that entry's, byte for byte, and building again does nothing.
+is that entry's, byte for byte, building again does nothing, and `zoo parity` finds that it computes what transformers
+computes.
 
-It takes about half an hour on one core, so it is a command of its own and no test. With `--root` it goes on where it
-was.
+It takes about an hour on one core, so it is a command of its own and no test. With `--root` it goes on where it was.
 """
 
 from __future__ import annotations
@@ -92,6 +92,19 @@ def build(root: Path, entry: str, model: str, jobs: int) -> Built:
     return Built(entry, said, load_lock(root / "build" / f"{entry}.lock.json"), root / "build" / entry)
 
 
+def prove(root: Path, built: Built, model: str, positions: int) -> int:
+    """Run the entry beside transformers.
+
+    Returns:
+        How many checks passed.
+
+    Raises:
+        SystemExit: one did not; says which.
+    """
+    arguments = ("--checkpoint", str(root / model), "--out", str(root / "parity"), "--positions", str(positions))
+    return len(json.loads(zoo(root, "parity", str(built.folder), *arguments, "--quiet", "--format", "json"))["checks"])
+
+
 def layers_of(text: TextConfig, recipe: str, given: Parameters) -> tuple[Range, bool] | None:
     """Layers of the chunk that a recipe with these parameters makes, and whether it is of linear layers."""
     match recipe:
@@ -168,6 +181,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="keep everything here, and go on with it")
     parser.add_argument("--shrink", type=int, default=8, help="divide widths and vocabulary; 8")
     parser.add_argument("--jobs", type=int, default=1, help="steps at once; 1")
+    parser.add_argument("--positions", type=int, default=24, help="tokens of `zoo parity`'s text, 0 for none; 24")
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
     catalog, rows, figures = load_catalog(packaged_manifests()), [], []
@@ -182,13 +196,14 @@ def main() -> None:
                 if build(root, entry, model, given.jobs).said["changed"]:
                     raise SystemExit(f"{entry}: building again changed something")
                 earlier[entry] = found
-                figures.append(_figures(found, compared))
+                proven = prove(root, found, model, given.positions) if given.positions else 0
+                figures.append(_figures(found, compared) | {"parity_checks": proven})
                 rows.append(_row(figures[-1]))
                 print(" ".join(rows[-1]), file=sys.stderr, flush=True)
     if given.json is not None:
         given.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    headings = ["entry", "components", "built", "weight files", "size", "time", "peak"]
-    print(columns(rows, header=headings, align="<>>>>>>"))
+    headings = ["entry", "components", "built", "weight files", "size", "time", "peak", "parity checks"]
+    print(columns(rows, header=headings, align="<>>>>>>>"))
 
 
 def _figures(built: Built, compared: int) -> dict[str, Any]:
@@ -208,7 +223,7 @@ def _figures(built: Built, compared: int) -> dict[str, Any]:
 def _row(figures: Mapping[str, Any]) -> list[str]:
     counts = [str(figures[key]) for key in ("components", "built", "weight_files")]
     sizes = [human_bytes(figures["size"]), f"{figures['seconds']:.0f} s", human_bytes(figures["peak_bytes"])]
-    return [figures["entry"], *counts, *sizes]
+    return [figures["entry"], *counts, *sizes, str(figures["parity_checks"])]
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from converters.errors import RecipeError
 from converters.mil.blob import BlobFile
 from converters.signature import FunctionSpec
 from converters.weight_file import WeightFile
-from converters.weights import Weight
+from converters.weights import PLACEHOLDER_FILE, Weight
 
 MAIN = "main"
 ROOT = "com.apple.CoreML"
@@ -140,6 +140,19 @@ def check_signature(program: Program) -> None:
                 f"function {program.function.name}: converted {direction} is {have}, expected {want};"
                 " this is a defect of the converter"
             )
+
+
+def heavy_elements(programs: Sequence[Program]) -> int:
+    """Elements of the heavy weights that programs refer to, each weight counted once."""
+    found: dict[Weight, int] = {}
+    for program in programs:
+        for block in program.spec.mlProgram.functions[MAIN].block_specializations.values():
+            for operation in block.operations:
+                file = operation.attributes["val"].blobFileValue if operation.type == "const" else None
+                if file is not None and file.fileName == PLACEHOLDER_FILE:
+                    weight = program.heavy[file.offset]
+                    found[weight] = weight.size
+    return sum(found.values())
 
 
 def _merge(programs: Sequence[Program], compressor: Compressor) -> Any:

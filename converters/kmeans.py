@@ -262,10 +262,10 @@ def look_up(codes: Codes, index: npt.NDArray[np.uint8], indices: npt.NDArray[np.
 
 @compiled
 def pack(indices: npt.NDArray[np.uint8], bits: int, packed: npt.NDArray[np.uint8]) -> None:
-    """Put values below `2**bits` side by side, from the least significant bit on, across byte boundaries.
+    """Put the lowest `bits` bits of values side by side, from the least significant one on, across byte boundaries.
 
     Args:
-        indices: flat.
+        indices: flat; integers in two's complement may be negative.
         bits: 1 to 8.
         packed: of `ceil(indices.size * bits / 8)` bytes; what is left of the last one is 0.
     """
@@ -273,13 +273,14 @@ def pack(indices: npt.NDArray[np.uint8], bits: int, packed: npt.NDArray[np.uint8
     if bits == 4:  # what everybody uses, and this loop is vectorised
         at = indices.size // 2
         for i in range(at):
-            packed[i] = indices[2 * i] | (indices[2 * i + 1] << 4)
+            packed[i] = (indices[2 * i] & 15) | (indices[2 * i + 1] << 4)
         if indices.size % 2:
-            packed[at] = indices[2 * at]
+            packed[at] = indices[2 * at] & 15
         return
     held = filled = 0
+    mask = (1 << bits) - 1
     for value in indices:
-        held |= int(value) << filled
+        held |= (int(value) & mask) << filled
         filled += bits
         while filled >= 8:
             packed[at] = held & 0xFF

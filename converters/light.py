@@ -8,15 +8,16 @@ between can pass for a weight.
 
 While a module is traced, stand-ins are multiplied in one input channel only (`StandIn`), so tracing a batch of a
 thousand tokens takes no longer than tracing one. In coremltools 9.0 three things are patched for the length of a
-conversion (`exported`): its comparison of a module's weights with its graph's, its float16 cast of float32 constants,
-and how it writes constants.
+conversion (`exported`): its comparison of a module's weights with its graph's, its casts of constants, and how it
+writes them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.errors import RecipeError
-from converters.weights import PLACEHOLDER_FILE, Weight, tensor_weight
+from converters.weights import PLACEHOLDER_FILE, Weight, half_weight, tensor_weight
 
 Array = npt.NDArray[Any]
 
@@ -48,19 +49,33 @@ class StandIn(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every function of torch that is given a stand-in."""
         given = kwargs or {}
-        state = torch._C._get_tracing_state()
-        axis = _CHANNEL_AXES.get(func)
-        # plain convolutions have their groups last
-        if state is None or axis is None or given.get("groups", args[6] if len(args) > 6 else 1) != 1:
-            return super().__torch_function__(func, types, args, given)  # type: ignore[no-untyped-call]
         tracer: Any = torch._C
+        state = tracer._get_tracing_state()
+        if state is None:
+            return super().__torch_function__(func, types, args, given)  # type: ignore[no-untyped-call]
+        axis = _CHANNEL_AXES.get(func)
+        values = _named_values([item for item in args if isinstance(item, Tensor)], sys._getframe(1).f_locals)
         with torch._C.DisableTorchFunctionSubclass():
+            # convolutions have their number of groups last
+            if axis is None or given.get("groups", args[6] if len(args) > 6 else 1) != 1:
+                return func(*args, **given)
             tracer._set_tracing_state(None)
             thin = args[0].narrow(axis, 0, 1).contiguous(), args[1].narrow(1, 0, 1).contiguous()
             tracer._set_tracing_state(state)
-            for small, whole in zip(thin, args[:2], strict=True):
-                tracer._set_value_trace(small, tracer._get_value_trace(whole))
+            tracer._set_value_trace(thin[0], values[0])
+            tracer._set_value_trace(thin[1], values[1])
             return func(*thin, *args[2:], **given)
+
+
+def _named_values(tensors: Sequence[Tensor], names: Mapping[str, Any]) -> list[Any]:
+    """The tensors' values in the graph that is being recorded.
+
+    torch names a value when it is first looked up, after the variable that holds it in the frame that does so; the
+    names end up in the package. So that frame has to look like the one that called the function.
+    """
+    given = {"_value_of": torch._C._get_value_trace, "_tensors": tensors}  # type: ignore[attr-defined]
+    found: list[Any] = eval("list(map(_value_of, _tensors))", given, names)  # noqa: S307
+    return found
 
 
 _CHANNEL_AXES = {torch.conv1d: 1, torch.conv2d: 1, torch.nn.functional.linear: -1}
@@ -81,6 +96,7 @@ class Placeholders:
     def __init__(self) -> None:
         self.weights: list[Weight] = []
         self._by_address: dict[int, _Known] = {}
+        self._halves: dict[int, int] = {}
 
     def add(self, weight: Weight, dtype: torch.dtype) -> Tensor:
         """A stand-in for a weight, as a tensor of its shape."""
@@ -100,10 +116,20 @@ class Placeholders:
         """Whether a tensor is a stand-in or a view of one."""
         return tensor.data_ptr() in self._by_address
 
-    def half(self, array: Array) -> Array | None:
-        """The float16 stand-in for the weight that a float32 array stands for; None if it stands for none."""
+    def cast(self, array: Array, dtype: np.dtype[Any]) -> Array | None:
+        """The stand-in for a weight's values in another dtype, given that for the weight; None if it is none."""
         number = self.number(array)
-        return None if number is None else self._make(number, array.shape, np.dtype(np.float16))
+        return None if number is None else self._make(self._rounded(number), array.shape, dtype)
+
+    def _rounded(self, number: int) -> int:
+        """The number of a weight's values in float16, which is what is left of them after any cast."""
+        weight = self.weights[number]
+        if weight.dtype == "float16":
+            return number
+        if number not in self._halves:
+            self._halves[number] = len(self.weights)
+            self.weights.append(half_weight(weight))
+        return self._halves[number]
 
     def _make(self, number: int, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
         strides = tuple(range(1, len(shape) + 1))
@@ -172,10 +198,10 @@ def exported(placeholders: Placeholders) -> Iterator[None]:
 
     def get_cast_value(kind: Any, input_var: Any, dtype: str) -> Any:
         value = input_var.val
-        if dtype == "fp16" and isinstance(value, np.ndarray):
-            half = placeholders.half(value)
-            if half is not None:
-                return half
+        if dtype in _FLOATS and isinstance(value, np.ndarray):
+            found = placeholders.cast(value, np.dtype(_FLOATS[dtype]))
+            if found is not None:
+                return found
         return originals[1].__func__(kind, input_var, dtype)
 
     def get_milproto_value(self: Any, var: Any) -> Any:
@@ -199,6 +225,9 @@ def exported(placeholders: Placeholders) -> Iterator[None]:
         yield
     finally:
         torchscript_utils.torch, cast.get_cast_value, exporter.get_milproto_value = originals
+
+
+_FLOATS = {"fp16": np.float16, "fp32": np.float32}
 
 
 class _EqualIfTheSame:

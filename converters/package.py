@@ -23,9 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.canonical import Program, write_package
+from converters.canonical import Program, heavy_elements, write_package
 from converters.compress import Scheme
+from converters.errors import RecipeError
 from converters.signature import FunctionSpec, TensorSpec
+from converters.weight_file import WeightFile
 
 if TYPE_CHECKING:
     from torch import nn
@@ -115,7 +117,7 @@ def build_package(
             weights = Path(scratch) / str(number)
             spec = convert(function, weights, passes, placeholders)
             programs.append(Program(function.spec, spec, weights / "weight.bin", placeholders.weights))
-        compressed = _counted(progress, sum(weight.size for weight in placeholders.weights))
+        compressed = _counted(progress, heavy_elements(programs))
         write_package(programs, output, scheme=compression, metadata=metadata or {}, compressed=compressed)
     progress("written", 1.0)
 
@@ -150,6 +152,9 @@ def convert(
 
     Returns:
         The model specification (`Model_pb2.Model`), whose one function is called `main`.
+
+    Raises:
+        RecipeError: a constant was computed from a stand-in.
     """
     with quiet():
         import coremltools as ct
@@ -163,25 +168,36 @@ def convert(
         # torch.export's frontend drops gelu's tanh form (coremltools 9.0), so: trace
         trace: Any = torch.jit.trace
         traced = trace(function.module.eval(), example, check_trace=False)
+    weights, failure = weights_dir / "weight.bin", ""
     with (
         quiet(),
         _unchecked_passes(),
         _half_inputs() if function.half else contextlib.nullcontext(),
         exported(placeholders),
     ):
-        model = ct.convert(
-            traced,
-            inputs=[_tensor_type(ct, item) for item in function.spec.inputs],
-            outputs=[ct.TensorType(name=item.name, dtype=_numpy_dtype(item)) for item in function.spec.outputs],
-            states=[ct.StateType(_tensor_type(ct, item, named=False), item.name) for item in function.spec.states],
-            minimum_deployment_target=ct.target.iOS18,
-            compute_units=ct.ComputeUnit.CPU_AND_NE,
-            pass_pipeline=ct.PassPipeline(list(passes), "zoo"),
-            skip_model_load=True,
-            package_dir=str(weights_dir / "converted.mlpackage"),  # else it stays in the system's until exit
-        )
-        (Path(model.weights_dir) / "weight.bin").replace(weights_dir / "weight.bin")
-        return model.get_spec()
+        try:
+            model = ct.convert(
+                traced,
+                inputs=[_tensor_type(ct, item) for item in function.spec.inputs],
+                outputs=[ct.TensorType(name=item.name, dtype=_numpy_dtype(item)) for item in function.spec.outputs],
+                states=[ct.StateType(_tensor_type(ct, item, named=False), item.name) for item in function.spec.states],
+                minimum_deployment_target=ct.target.iOS18,
+                compute_units=ct.ComputeUnit.CPU_AND_NE,
+                pass_pipeline=ct.PassPipeline(list(passes), "zoo"),
+                skip_model_load=True,
+                package_dir=str(weights_dir / "converted.mlpackage"),  # else it stays in the system's until exit
+            )
+        except RecipeError as error:
+            failure = str(error)  # without its traceback, which holds on to coremltools' temporary directories
+    if failure:
+        raise RecipeError(failure)
+    written = Path(model.weights_dir) / "weight.bin"
+    if written.exists():
+        written.replace(weights)
+    else:  # nothing but stand-ins
+        with WeightFile(weights):
+            pass
+    return model.get_spec()
 
 
 def _torch_dtype(item: TensorSpec) -> Any:

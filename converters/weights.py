@@ -171,6 +171,15 @@ def tensor_weight(name: str, tensor: torch.Tensor) -> Weight:
     return Weight(name, tuple(tensor.shape), dtype, read)
 
 
+def half_weight(weight: Weight) -> Weight:
+    """Another weight's values, rounded to float16."""
+
+    def read(start: int, stop: int) -> Rows:
+        return weight.half(start, stop).view(np.uint16)
+
+    return Weight(weight.name, weight.shape, "float16", read)
+
+
 def array_weight(name: str, values: Half) -> Weight:
     """A float16 array."""
 

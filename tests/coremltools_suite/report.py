@@ -32,9 +32,10 @@ SKIPPED = "skipped"
 OUTCOMES = (AGREES, DISAGREES, REFUSED, REWORDED, CRASHED, UNASKED, BEFORE, SKIPPED)
 ASKED = (AGREES, DISAGREES, REFUSED, CRASHED)
 
-ROUNDING = 2.0**-11
-"""Half the spacing of fp16 numbers relative to their size."""
+TWO_SPACINGS = 2.0**-9
+"""Twice the spacing of fp16 numbers, relative to the smallest that have it."""
 
+_HALF_DATA = re.compile(r"float16|dtype=fp16")
 _RELATIVE = re.compile(r"Max relative difference among violations: ([0-9.e+-]+)")
 
 
@@ -54,11 +55,11 @@ def outcome(line: Mapping[str, Any]) -> str:
 def is_rounding(line: Mapping[str, Any]) -> bool:
     """Whether a disagreement is less than fp16 can say.
 
-    Tests of `fp32` programs with fp16 inputs, outputs or weights compare with a tolerance of 1e-5, which is below the
-    rounding of those.
+    Where a test of an `fp32` program has fp16 inputs, outputs or weights, it still compares with a tolerance of 1e-5,
+    which is far below the rounding of those.
     """
     found = _RELATIVE.search(line["reason"])
-    return found is not None and float(found[1]) <= 2 * ROUNDING
+    return found is not None and float(found[1]) <= TWO_SPACINGS and _HALF_DATA.search(line["test"]) is not None
 
 
 @dataclass

@@ -99,11 +99,28 @@ def slice_by_size(site: Site) -> Bound:
     return site.bind(lambda x, begin, size: cut(x, begin.tolist(), size.tolist()), "x", "begin", "size")
 
 
+def _forward(index: Index, sizes: Sequence[int]) -> tuple[Index, list[int]]:
+    """The index with all steps forward, and the axes of the result that are in reverse order then."""
+    forward: list[slice | int] = []
+    turned = []
+    axis = 0  # of the result, which lacks the axes of single positions
+    for part, size in zip(index, sizes, strict=True):
+        if isinstance(part, int) or part.step > 0:
+            forward.append(part)
+        else:
+            places = range(*part.indices(size))
+            forward.append(slice(places[-1], places[0] + 1, -part.step) if places else slice(0, 0))
+            turned.append(axis)
+        axis += isinstance(part, slice)
+    return tuple(forward), turned
+
+
 @op("slice_update", moves=True)
 def slice_update(site: Site) -> Bound:
     """`x` with `x[begin:end:stride, ...]` replaced by `update`; `x` itself stays as it is."""
     masks = _masks(site, site.rank("x"))
-    site.require(all(step > 0 for step in masks.stride), "updates a slice with a negative stride")
+    if any(step < 0 for step in masks.stride):
+        return _update_backwards(site, masks)
 
     def place(x: torch.Tensor, update: torch.Tensor, index: Index) -> torch.Tensor:
         target = x[index]
@@ -119,6 +136,21 @@ def slice_update(site: Site) -> Bound:
         return place(x, update, _index(begin.tolist(), end.tolist(), masks))
 
     return _update(site, target, "x", "update", "begin", "end")
+
+
+def _update_backwards(site: Site, masks: _Masks) -> Bound:
+    """The update of a slice that runs backwards along some axes; torch has no such slices."""
+
+    def kernel(x: torch.Tensor, update: torch.Tensor, begin: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+        index, turned = _forward(_index(begin.tolist(), end.tolist(), masks), x.shape)
+        out = x.clone()
+        target = out[index]
+        if target.shape != update.shape:
+            raise site.fail(f"puts {list(update.shape)} where the slice is {list(target.shape)}")
+        target.copy_(torch.flip(update, turned))
+        return out
+
+    return site.bind(kernel, "x", "update", "begin", "end")
 
 
 def _update(site: Site, target: Kernel, *parameters: str) -> Bound:

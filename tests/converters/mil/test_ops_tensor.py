@@ -47,6 +47,12 @@ def _wanted(function: Any) -> set[str]:
     return set(function.__code__.co_varnames[: function.__code__.co_argcount])
 
 
+def _updated_backwards(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    out = x.numpy().copy()
+    out[1, 2:0:-1, 3::-2] = u[:2, :2]
+    return torch.from_numpy(out)
+
+
 SHAPES = [
     _case("identity", "", lambda v: mb.identity(x=v["x"]), lambda x: x),
     _case("shape", "", lambda v: mb.shape(x=v["x"]), lambda x: torch.tensor(x.shape)),
@@ -231,6 +237,20 @@ SLICES = [
             end_mask=[True, False, True],
         ),
         lambda x, w: torch.stack([x[:, 0], w[:, 0], x[:, 2]], 1),
+    ),
+    _case(
+        "slice_update",
+        "backwards",
+        lambda v: mb.slice_update(
+            x=v["x"],
+            update=mb.slice_by_index(x=v["u"], begin=[0, 0], end=[2, 2]),
+            begin=[1, 2, 3],
+            end=[0, 0, 0],
+            stride=[1, -1, -2],
+            squeeze_mask=[True, False, False],
+            end_mask=[False, False, True],
+        ),
+        _updated_backwards,
     ),
     _case("gather", "", lambda v: mb.gather(x=v["x"], indices=v["g"], axis=1), lambda x, g: x[:, g.long()]),
     _case("gather", "matrix", lambda v: mb.gather(x=v["x"], indices=v["n"], axis=-1), lambda x, n: x[..., n.long()]),

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converters.mil.blob import BlobFile, unpack
+from converters.mil.carriers import to_carrier
 from converters.mil.errors import BlobError
 from converters.mil.types import DType
 from tests.converters.mil.packages import types
@@ -66,6 +67,23 @@ def test_every_type_reads_back(written: tuple[Path, dict[DType, int]], dtype: DT
         values = file.array(blob)
         assert values.dtype == dtype.storage
         np.testing.assert_array_equal(values, EXPECTED[dtype])
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "data"),
+    [
+        (5, DType.BF16, b"\x80\x3f\x00\xc0"),
+        (16, DType.FP8E4M3FN, b"\x38\xc0"),
+        (17, DType.FP8E5M2, b"\x3c\xc0"),
+    ],
+    ids=lambda v: v.value if isinstance(v, DType) else "",
+)
+def test_floats_that_coremltools_does_not_write(tmp_path: Path, kind: int, dtype: DType, data: bytes) -> None:
+    path = _file(tmp_path / "weight.bin", kind=kind, size=len(data), data=0)
+    path.write_bytes(path.read_bytes() + data)
+    with BlobFile(path) as file:
+        values = to_carrier(file.array(file.expect(64, dtype, 2)), dtype)
+    assert values.tolist() == [1, -2]
 
 
 def test_records_finds_all(written: tuple[Path, dict[DType, int]]) -> None:

@@ -78,6 +78,20 @@ def test_drafts_equal_transformers_and_their_slices_continue(checkpoint: Path, d
     assert engine.position > 2 * engine.text.sliding_window
 
 
+@pytest.mark.parametrize("size", ["odd_checkpoint", "odd_e2b_checkpoint", "untied_checkpoint"])
+def test_odd_widths_and_a_head_of_its_own_in_three_chunks(request: pytest.FixtureRequest, size: str) -> None:
+    engine = Engine.build(request.getfixturevalue(size), 40, merged=True, verify=4)
+    tokens = some_tokens(3 * engine.text.sliding_window + 4)
+    expected = engine.oracle.hidden(torch.tensor([tokens]))[0]
+    while engine.position + 5 <= len(tokens):
+        start = engine.position
+        outputs = engine.verify(tokens[start : start + 4])
+        assert (normed(engine, outputs[-1]) - expected[start : start + 4]).abs().max() < TOLERANCE
+        engine.commit(outputs, 4)
+        assert_same_token(engine.oracle, engine.step(tokens[start + 4]), expected[start + 4])
+    assert engine.position >= 3 * engine.text.sliding_window
+
+
 def test_the_known_interface_sees_what_it_holds(checkpoint: Path) -> None:
     """Its sliding cache ends with the last draft, so earlier drafts lose the oldest rows of their window."""
     draft, start = 3, 14

@@ -59,10 +59,17 @@ def parse(text: str, source: str) -> TextProgram:
         ProgramError: the text is no MIL program; the message has line and column.
     """
     scan = Scanner(text, source)
+    try:
+        return _program(scan)
+    except RecursionError:
+        raise scan.fail("types, literals or blocks are nested too deeply") from None
+
+
+def _program(scan: Scanner) -> TextProgram:
     scan.expect("program")
     scan.expect("(")
     if scan.word not in VERSIONS:
-        scan.fail(f"version {scan.described()} of MIL text; known are {', '.join(VERSIONS)}")
+        raise scan.fail(f"version {scan.described()} of MIL text; known are {', '.join(VERSIONS)}")
     version = scan.take()
     scan.expect(")")
     attributes = _attributes(scan)
@@ -72,10 +79,10 @@ def parse(text: str, source: str) -> TextProgram:
     while not scan.passed("}"):
         function, own = _function(scan)
         if function.name in functions:
-            scan.fail(f"the function {function.name!r} before this is there twice")
+            raise scan.fail(f"the function {function.name!r} before this is there twice")
         functions[function.name], function_attributes[function.name] = function, own
     if scan.kind != "end":
-        scan.fail(f"{scan.described()} after the program")
+        raise scan.fail(f"{scan.described()} after the program")
     return TextProgram(version, attributes, functions, function_attributes)
 
 
@@ -97,7 +104,7 @@ def _opset(scan: Scanner) -> str:
         return scan.take()
     number = _OPSETS.get(scan.word.lower())
     if number is None:
-        scan.fail(f"unknown operation set {scan.described()}; known are {', '.join(_OPSETS)}")
+        raise scan.fail(f"unknown operation set {scan.described()}; known are {', '.join(_OPSETS)}")
     scan.take()
     return f"CoreML{number}"
 
@@ -142,7 +149,7 @@ def _operation(scan: Scanner) -> Operation:
         if key == "name":
             name = scalar_string(value) or ""
         elif key in inputs:
-            scan.fail(f"the {kind} before this has {key!r} both as parameter and as attribute")
+            raise scan.fail(f"the {kind} before this has {key!r} both as parameter and as attribute")
         else:
             inputs[key] = (value,)
     blocks: list[Block] = []
@@ -178,7 +185,7 @@ def _arguments(scan: Scanner) -> dict[str, tuple[Argument, ...]]:
         if found:
             scan.expect(",")
         if scan.word in found:
-            scan.fail(f"the parameter {scan.word!r} is there twice")
+            raise scan.fail(f"the parameter {scan.word!r} is there twice")
         key = scan.name("a parameter")
         scan.expect("=")
         found[key] = _bound(scan)

@@ -7,7 +7,6 @@ taken as a whole.
 from __future__ import annotations
 
 import re
-from typing import NoReturn
 
 from converters.mil.errors import ProgramError
 
@@ -59,20 +58,16 @@ class Scanner:
         if found is None or found.lastgroup is None:
             rest = self._text[self._end :]
             self._start = self._end + len(rest) - len(rest.lstrip())
-            self.fail(f"{self._text[self._start]!r} cannot stand here")
+            raise self.fail(f"{self._text[self._start]!r} cannot stand here")
         self.kind = found.lastgroup
         self.word = found[self.kind]
         self._start, self._end = found.span(self.kind)
 
-    def fail(self, message: str) -> NoReturn:
-        """Raises an error that says where the word ahead stands.
-
-        Raises:
-            ProgramError: always.
-        """
+    def fail(self, message: str) -> ProgramError:
+        """An error that says where the word ahead stands; to be raised by the caller."""
         line = self._text.count("\n", 0, self._start) + 1
         column = self._start - (self._text.rfind("\n", 0, self._start) + 1) + 1
-        raise ProgramError(f"{self._source}:{line}:{column}: {message}")
+        return ProgramError(f"{self._source}:{line}:{column}: {message}")
 
     def described(self) -> str:
         """The word ahead, for messages."""
@@ -108,7 +103,7 @@ class Scanner:
             ProgramError: something else stands ahead.
         """
         if not self.passed(word):
-            self.fail(f"expected {word!r}, found {self.described()}")
+            raise self.fail(f"expected {word!r}, found {self.described()}")
 
     def name(self, what: str) -> str:
         """Passes a name.
@@ -117,7 +112,7 @@ class Scanner:
             ProgramError: none stands ahead.
         """
         if self.kind != "name":
-            self.fail(f"expected {what}, found {self.described()}")
+            raise self.fail(f"expected {what}, found {self.described()}")
         return self.take()
 
     def string(self) -> str:
@@ -127,7 +122,7 @@ class Scanner:
             ProgramError: none stands ahead.
         """
         if self.kind != "string":
-            self.fail(f"expected a string, found {self.described()}")
+            raise self.fail(f"expected a string, found {self.described()}")
         return _ESCAPE.sub(lambda found: _ESCAPES.get(found[1], found[1]), self.take()[1:-1])
 
     def bracketed(self) -> tuple[str, int]:
@@ -140,7 +135,7 @@ class Scanner:
             ProgramError: no bracket stands ahead, or it is never closed.
         """
         if not self.at("["):
-            self.fail(f"expected '[', found {self.described()}")
+            raise self.fail(f"expected '[', found {self.described()}")
         depth = deepest = 0
         for bracket in _BRACKET.finditer(self._text, self._start):
             depth += 1 if bracket[0] == "[" else -1
@@ -150,4 +145,4 @@ class Scanner:
                 self._end = bracket.end()
                 self._advance()
                 return inner, deepest
-        self.fail("this '[' is never closed")
+        raise self.fail("this '[' is never closed")

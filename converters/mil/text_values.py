@@ -15,6 +15,9 @@ _DTYPES = {dtype.value: dtype for dtype in DType}
 
 BLOB_FILE = "BLOBFILE"
 
+SIZE_DIGITS = 18
+"""What is longer does not fit the 64 bits of a size."""
+
 _BOOLS = {"true": True, "false": False}
 
 
@@ -31,7 +34,7 @@ def read_type(scan: Scanner) -> ValueType:
         return TensorType(_DTYPES[scan.take()], ())
     reader = _TYPES.get(scan.word)
     if reader is None:
-        scan.fail(f"expected a type, found {scan.described()}")
+        raise scan.fail(f"expected a type, found {scan.described()}")
     scan.take()
     scan.expect("<")
     read = reader(scan)
@@ -41,7 +44,7 @@ def read_type(scan: Scanner) -> ValueType:
 
 def _tensor(scan: Scanner) -> ValueType:
     if scan.word not in _DTYPES:
-        scan.fail(f"expected an element type, found {scan.described()}")
+        raise scan.fail(f"expected an element type, found {scan.described()}")
     dtype = _DTYPES[scan.take()]
     scan.expect(",")
     scan.expect("[")
@@ -60,15 +63,15 @@ def _size(scan: Scanner) -> int | None:
     """A size; None for `?`, which stands for one that is only known when running."""
     if scan.passed("?"):
         return None
-    if scan.kind != "number" or not scan.word.isdigit():
-        scan.fail(f"expected a size, found {scan.described()}")
+    if scan.kind != "number" or not scan.word.isdigit() or len(scan.word) > SIZE_DIGITS:
+        raise scan.fail(f"expected a size, found {scan.described()}")
     return int(scan.take())
 
 
 def _state(scan: Scanner) -> ValueType:
     wrapped = read_type(scan)
     if not isinstance(wrapped, TensorType):
-        scan.fail(f"a state wraps {wrapped}, only tensors are known")
+        raise scan.fail(f"a state wraps {wrapped}, only tensors are known")
     return StateType(wrapped)
 
 
@@ -130,9 +133,9 @@ def _blob(scan: Scanner) -> BlobRef:
         found[key] = read_value(scan)
     path, offset = found.get("path"), found.get("offset")
     if path is None or offset is None or not isinstance(path.payload, str):
-        scan.fail(f"{BLOB_FILE} needs a path and an offset")
+        raise scan.fail(f"{BLOB_FILE} needs a path and an offset")
     if not isinstance(offset.payload, np.ndarray) or offset.payload.size != 1:
-        scan.fail(f"{BLOB_FILE} needs one number as its offset")
+        raise scan.fail(f"{BLOB_FILE} needs one number as its offset")
     return BlobRef(path.payload, int(offset.payload.item()))
 
 
@@ -143,17 +146,17 @@ def _content(scan: Scanner, declared: ValueType) -> Payload:
     if isinstance(declared, ListType):
         items = _items(scan, "[", "]", lambda _: declared.element)
         if declared.length not in {None, len(items)}:
-            scan.fail(f"a literal of type {declared} has {len(items)} elements")
+            raise scan.fail(f"a literal of type {declared} has {len(items)} elements")
         return items
     if isinstance(declared, TupleType):
         elements = declared.elements
         items = _items(scan, "(", ")", lambda i: elements[i] if i < len(elements) else None)
         if len(items) != len(elements):
-            scan.fail(f"a literal of type {declared} has {len(items)} elements")
+            raise scan.fail(f"a literal of type {declared} has {len(items)} elements")
         return items
     if isinstance(declared, DictType):
         return _pairs(scan, declared)
-    scan.fail(f"a literal cannot be of type {declared}")
+    raise scan.fail(f"a literal cannot be of type {declared}")
 
 
 def _items(scan: Scanner, opens: str, closes: str, type_of: Callable[[int], ValueType | None]) -> tuple[Value, ...]:
@@ -164,7 +167,7 @@ def _items(scan: Scanner, opens: str, closes: str, type_of: Callable[[int], Valu
             scan.expect(",")
         element = type_of(len(items))
         if element is None:
-            scan.fail("too many elements")
+            raise scan.fail("too many elements")
         items.append(Value(element, _content(scan, element)))
     return tuple(items)
 
@@ -178,7 +181,7 @@ def _pairs(scan: Scanner, declared: DictType) -> Mapping[str, Value]:
         scan.expect("{")
         key = _content(scan, declared.key)
         if not isinstance(key, str):
-            scan.fail("a dictionary literal has a key that is not a string")
+            raise scan.fail("a dictionary literal has a key that is not a string")
         scan.expect(",")
         pairs[key] = Value(declared.value, _content(scan, declared.value))
         scan.expect("}")
@@ -188,7 +191,7 @@ def _pairs(scan: Scanner, declared: DictType) -> Mapping[str, Value]:
 def _tensor_content(scan: Scanner, declared: TensorType) -> Payload:
     shape = declared.shape
     if shape is None:
-        scan.fail(f"a literal has the open type {declared}")
+        raise scan.fail(f"a literal has the open type {declared}")
     if not shape:
         if declared.dtype is DType.STRING:
             return scan.string()
@@ -199,7 +202,7 @@ def _tensor_content(scan: Scanner, declared: TensorType) -> Payload:
         return _shaped(scan, np.array(flat, np.object_), declared)
     inner, depth = scan.bracketed()
     if depth != len(shape):
-        scan.fail(f"the literal of type {declared} before this has brackets {depth} deep")
+        raise scan.fail(f"the literal of type {declared} before this has brackets {depth} deep")
     words = inner.replace("[", " ").replace("]", " ").split(",") if inner.strip() else []
     return _shaped(scan, _numbers(scan, [word.strip() for word in words if word.strip()], declared.dtype), declared)
 
@@ -220,7 +223,7 @@ def _strings(scan: Scanner, flat: list[Any], depth: int) -> None:
 
 def _scalar(scan: Scanner) -> str:
     if scan.kind not in {"number", "name"}:
-        scan.fail(f"expected a number, found {scan.described()}")
+        raise scan.fail(f"expected a number, found {scan.described()}")
     return scan.take()
 
 
@@ -230,7 +233,7 @@ def _shaped(scan: Scanner, flat: Array, declared: TensorType) -> Array:
     known = int(np.prod([size for size in shape if size is not None], dtype=np.int64))
     open_sizes = sum(size is None for size in shape)
     if open_sizes > 1 or (flat.size != known if not open_sizes else not known or flat.size % known):
-        scan.fail(f"the literal of type {declared} before this has {flat.size} values")
+        raise scan.fail(f"the literal of type {declared} before this has {flat.size} values")
     return flat.reshape([-1 if size is None else size for size in shape])
 
 
@@ -240,10 +243,18 @@ def _numbers(scan: Scanner, words: list[str], dtype: DType) -> Array:
         if dtype is DType.BOOL:
             return np.array([_BOOLS[word] for word in words], dtype.storage)
         if not dtype.is_float:
-            return np.array([int(word) for word in words], dtype.storage)
+            return _integers([int(word) for word in words], dtype)
         return _floats([float.fromhex(word) if "x" in word.lower() else float(word) for word in words], dtype)
     except (ValueError, KeyError, OverflowError) as error:
-        scan.fail(f"the literal of type {dtype.value} before this cannot be read: {error}")
+        raise scan.fail(f"the literal of type {dtype.value} before this cannot be read: {error}") from error
+
+
+def _integers(values: list[int], dtype: DType) -> Array:
+    """Integers in storage form, which for types below a byte holds more than the type."""
+    low = -(1 << (dtype.bits - 1)) if dtype.is_signed else 0
+    if any(not low <= value < low + (1 << dtype.bits) for value in values):
+        raise OverflowError("a value is out of range")
+    return np.array(values, dtype.storage)
 
 
 def _floats(values: list[float], dtype: DType) -> Array:

@@ -6,6 +6,7 @@ hexadecimal floats, shape information, several functions, states.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,26 @@ def _broken(old: str, new: str) -> str:
 def test_errors_say_where(text: str, message: str) -> None:
     with pytest.raises(ProgramError, match=message):
         parse(text, "m")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["int8(200)", "uint4(16)", "int4(-9)", "uint32(-1)", "tensor<int32, [99999999999999999999]>([])", "fp8e4m3fn(1)"],
+)
+def test_numbers_beyond_their_type(text: str) -> None:
+    with pytest.raises(ProgramError):
+        _value(text)
+
+
+@given(st.integers(0, len(PROGRAM)), st.integers(0, 30), st.text(st.sampled_from('()[]{}<>=,;"?x1 '), max_size=4))
+def test_a_damaged_text_is_read_or_refused(place: int, lost: int, put: str) -> None:
+    with contextlib.suppress(ProgramError):
+        parse(PROGRAM[:place] + put + PROGRAM[place + lost :], "m")
+
+
+def test_endless_nesting_is_refused() -> None:
+    with pytest.raises(ProgramError, match="nested too deeply"):
+        parse(_broken("fp16 half", "list<" * 5000 + "fp16 half"), "m")
 
 
 def test_unknown_operations_are_listed_when_loading(tmp_path: Path) -> None:

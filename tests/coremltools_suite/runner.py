@@ -93,10 +93,14 @@ def run_suite(options: Options) -> Iterator[str]:
             yield "out of time; the same command goes on from here"
             return
         name = path.relative_to(root).as_posix()
+        if _has_nothing_to_run(name, options):
+            continue
         before = _results(options.out)
         crashes = 0
         while run_files([path], options, deadline) not in (0, 1, 2, 5) and crashes < 20:  # pytest's own exit codes
             crashes += _note_crash(options.out)
+        if time.time() < deadline:
+            _append(options.out, finished=name, per_function=options.per_function)
         yield f"{name}: {_results(options.out) - before} tests" + (f", {crashes} crashes" if crashes else "")
 
 
@@ -155,6 +159,19 @@ def recorded(out: Path) -> set[str]:
     return {line["test"] for line in lines(out) if "test" in line}
 
 
+def _has_nothing_to_run(name: str, options: Options) -> bool:
+    """Whether a file was run to its end before, and nothing of it is to be run again."""
+    finished = {"finished": name, "per_function": options.per_function}
+    return finished in lines(options.out) and not (
+        options.again and any(test.startswith(f"{name}::") for test in failed(options.out))
+    )
+
+
+def _append(out: Path, **line: Any) -> None:
+    with (out / RESULTS).open("a", encoding="utf-8") as log:
+        log.write(json.dumps(line) + "\n")
+
+
 def _results(out: Path) -> int:
     return sum("test" in line for line in lines(out))
 
@@ -169,7 +186,6 @@ def _note_crash(out: Path) -> int:
     """Gives the test that was begun and not ended the outcome `crashed`; how many there were."""
     done = recorded(out)
     begun = [line["begun"] for line in lines(out) if "begun" in line and line["begun"] not in done]
-    with (out / RESULTS).open("a", encoding="utf-8") as log:
-        for test in begun[-1:]:
-            log.write(json.dumps({"test": test, "outcome": "crashed", "loads": 0, "predictions": 0, "ops": []}) + "\n")
+    for test in begun[-1:]:
+        _append(out, test=test, outcome="crashed", loads=0, predictions=0, ops=[])
     return max(len(begun[-1:]), 1)

@@ -186,6 +186,15 @@ def drop_function(model: Message, name: str) -> None:
             del model.description.functions[number]
 
 
+def copy_function(model: Message, old: str, new: str) -> None:
+    """Adds a function that is like another."""
+    model.mlProgram.functions[new].CopyFrom(model.mlProgram.functions[old])
+    (description,) = (item for item in model.description.functions if item.name == old)
+    added = model.description.functions.add()
+    added.CopyFrom(description)
+    added.name = new
+
+
 def rename_function(model: Message, old: str, new: str) -> None:
     """Gives a function another name."""
     model.mlProgram.functions[new].CopyFrom(model.mlProgram.functions[old])

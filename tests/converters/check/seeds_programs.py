@@ -12,6 +12,7 @@ from tests.converters.check.bundles import (
     Copy,
     Message,
     constant,
+    copy_function,
     descriptions,
     drop_feature,
     drop_function,
@@ -106,7 +107,7 @@ def batches_that_the_app_does_not_look_for(copy: Copy) -> None:
 @SEEDS.seed("e2b", "interface.unknown-function", "chunk1.mlpackage")
 def functions_that_nobody_calls(copy: Copy) -> None:
     for number in range(1, 5):
-        copy.edit_program(f"chunk{number}", lambda model: rename_function(model, "verify_qK", "speculate"))
+        copy.edit_program(f"chunk{number}", lambda model: copy_function(model, "decode_q1", "speculate"))
 
 
 @SEEDS.program("e4b", "layers.range", "chunk3")

@@ -18,9 +18,11 @@ pytest.importorskip("torch")
 import torch
 
 from converters.canonical import Program, check_signature, manifest
+from converters.compress import Scheme
 from converters.errors import RecipeError
 from converters.package import PASSES, Function, build_package, convert, quiet
 from converters.palettize import Palettization, solve_group
+from converters.quantize import LinearQuantization
 from converters.signature import FunctionSpec, TensorSpec
 
 pytestmark = pytest.mark.convert
@@ -56,7 +58,7 @@ def function(name: str, length: int, block: Block) -> Function:
     )
 
 
-def build(output: Path, *lengths: int, scheme: Palettization | None = None) -> Path:
+def build(output: Path, *lengths: int, scheme: Scheme | None = None) -> Path:
     block = Block()
     names = ["main"] if len(lengths) == 1 else [f"f{length}" for length in lengths]
     functions = [function(name, length, block) for name, length in zip(names, lengths, strict=True)]
@@ -118,20 +120,29 @@ def test_package_reads_back_through_coremltools(tmp_path: Path) -> None:
             assert (dense[:32].reshape(-1) == lut[indices]).all()
 
 
-def official(tmp_path: Path, scheme: Palettization) -> Any:
-    """The same two functions through coremltools' palettize_weights and save_multifunction."""
+def official(tmp_path: Path, scheme: Scheme) -> Any:
+    """The same two functions through coremltools' own compression and save_multifunction."""
     with quiet():
         import coremltools as ct
         from coremltools.optimize import coreml as cto
 
-        config = cto.OptimizationConfig(
-            global_config=cto.OpPalettizerConfig(
+        if isinstance(scheme, Palettization):
+            compress = cto.palettize_weights
+            how = cto.OpPalettizerConfig(
                 mode="custom",
                 lut_function=lambda values: solve_group(values, scheme.bits),
                 granularity="per_grouped_channel",
                 group_size=scheme.group_size,
             )
-        )
+        else:
+            compress = cto.linear_quantize_weights
+            how = cto.OpLinearQuantizerConfig(
+                mode="linear_symmetric",
+                dtype=f"int{scheme.bits}",
+                granularity="per_block" if scheme.block_size else "per_channel",
+                block_size=scheme.block_size,
+            )
+        config = cto.OptimizationConfig(global_config=how)
         descriptor = ct.utils.MultiFunctionDescriptor()
         for length in (1, 3):
             piece = function("main", length, Block())
@@ -139,7 +150,7 @@ def official(tmp_path: Path, scheme: Palettization) -> Any:
             spec = convert(piece, weights)
             model = ct.models.MLModel(spec, weights_dir=str(weights), skip_model_load=True)
             path = str(tmp_path / f"official{length}.mlpackage")
-            cto.palettize_weights(model, config).save(path)
+            compress(model, config).save(path)
             descriptor.add_function(path, "main", f"f{length}")
         descriptor.default_function_name = "f1"
         ct.utils.save_multifunction(descriptor, str(tmp_path / "official.mlpackage"))
@@ -152,7 +163,7 @@ def value_of(value: Any, weights: Path) -> bytes:
     if not value.HasField("blobFileValue"):
         return bytes(value.SerializeToString(deterministic=True))
     reader = _BlobStorageReader(str(weights))
-    kind = {10: "fp16", 35: "uint4"}[value.type.tensorType.dataType]
+    kind = {10: "fp16", 21: "int8", 25: "int4", 35: "uint4"}[value.type.tensorType.dataType]
     return bytes(np.asarray(getattr(reader, f"read_{kind}_data")(value.blobFileValue.offset)).tobytes())
 
 
@@ -185,8 +196,10 @@ def structure(spec: Any, name: str, weights: Path) -> list[str]:
     return [known[output] for output in block.outputs] + written
 
 
-def test_same_operations_as_coremltools(tmp_path: Path) -> None:
-    scheme = Palettization()
+@pytest.mark.parametrize(
+    "scheme", [Palettization(), LinearQuantization(4, 32), LinearQuantization(8, 0)], ids=["table", "int4", "int8"]
+)
+def test_same_operations_as_coremltools(tmp_path: Path, scheme: Scheme) -> None:
     ours = build(tmp_path / "ours.mlpackage", 1, 3, scheme=scheme)
     theirs = official(tmp_path, scheme)
     weights = "Data/com.apple.CoreML/weights/weight.bin"

@@ -57,6 +57,10 @@ ENTRIES: Mapping[str, tuple[str, ...]] = {
 }
 """By the model that their checkpoint is of."""
 
+TOLERANCE = 2.0
+"""Times the limits of `zoo parity`, which are for up to 20 narrow layers: 35 and 42 of them amplify the rounding of what
+passes between chunks by up to 1.25 times the limits. What is wrong, not rounded, is off by ten times and more."""
+
 WEIGHTS = "{}.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
 ALIGNMENT = 64
 
@@ -102,7 +106,8 @@ def prove(root: Path, built: Built, model: str, positions: int) -> int:
         SystemExit: one did not; says which.
     """
     arguments = ("--checkpoint", str(root / model), "--out", str(root / "parity"), "--positions", str(positions))
-    return len(json.loads(zoo(root, "parity", str(built.folder), *arguments, "--quiet", "--format", "json"))["checks"])
+    arguments += ("--tolerance", str(TOLERANCE), "--quiet", "--format", "json")
+    return len(json.loads(zoo(root, "parity", str(built.folder), *arguments))["checks"])
 
 
 def layers_of(text: TextConfig, recipe: str, given: Parameters) -> tuple[Range, bool] | None:

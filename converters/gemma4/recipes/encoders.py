@@ -132,7 +132,7 @@ ENCODER_RECIPES: tuple[Recipe, ...] = (
     ),
     Recipe(
         name="gemma4.audio-encoder",
-        version=1,
+        version=2,
         libraries=LIBRARIES,
         parameters=AUDIO_ENCODER,
         needs=needs_of_audio_encoder,

@@ -84,7 +84,7 @@ def needs_of_prefill_chunk(checkpoint: Checkpoint, parameters: Parameters) -> Ne
 PREFILL_RECIPES: tuple[Recipe, ...] = (
     Recipe(
         name="gemma4.prefill-chunk",
-        version=1,
+        version=2,
         libraries=LIBRARIES,
         parameters=PREFILL_CHUNK,
         needs=needs_of_prefill_chunk,

@@ -101,7 +101,7 @@ def needs_of_stateful_prefill(checkpoint: Checkpoint, parameters: Parameters) ->
 STATEFUL_RECIPES: tuple[Recipe, ...] = (
     Recipe(
         name="gemma4.stateful-chunk",
-        version=1,
+        version=2,
         libraries=LIBRARIES,
         parameters=STATEFUL_CHUNK,
         needs=needs_of_stateful_chunk,
@@ -111,7 +111,7 @@ STATEFUL_RECIPES: tuple[Recipe, ...] = (
     ),
     Recipe(
         name="gemma4.stateful-prefill",
-        version=1,
+        version=2,
         libraries=LIBRARIES,
         parameters=STATEFUL_PREFILL,
         needs=needs_of_stateful_prefill,

@@ -154,7 +154,7 @@ def needs_of_merged_chunk(checkpoint: Checkpoint, parameters: Parameters) -> Nee
 TEXT_RECIPES: tuple[Recipe, ...] = (
     Recipe(
         name="gemma4.decode-chunk",
-        version=1,
+        version=2,
         libraries=LIBRARIES,
         parameters=DECODE_CHUNK,
         needs=needs_of_decode_chunk,
@@ -164,7 +164,7 @@ TEXT_RECIPES: tuple[Recipe, ...] = (
     ),
     Recipe(
         name="gemma4.merged-chunk",
-        version=1,
+        version=2,
         libraries=LIBRARIES,
         parameters=MERGED_CHUNK,
         needs=needs_of_merged_chunk,

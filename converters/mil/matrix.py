@@ -23,7 +23,7 @@ calling counts for more than that of multiplying."""
 
 FEW_POSITIONS = 16
 """Up to so many positions rows are multiplied while being decoded; beyond, decoding a block of rows once and leaving
-the product to torch is faster (`benchmarks/runtime.py --kernels`)."""
+the product to torch is faster (`python -m benchmarks.runtime` measures both)."""
 
 BLOCK_WEIGHTS = 1 << 20
 """Weights decompressed at a time: 4 MB."""

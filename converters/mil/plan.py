@@ -9,7 +9,7 @@ result with the type the program declares.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -88,7 +88,7 @@ class Plan:
     streams: bool = False
     _checked: bool = field(default=False, init=False)
 
-    def run(self, inputs: Sequence[Any], captured: Sequence[Any] = ()) -> list[Any]:
+    def run(self, inputs: Iterable[Any], captured: Sequence[Any] = ()) -> list[Any]:
         """Runs the block.
 
         Args:
@@ -104,6 +104,7 @@ class Plan:
         frame = self.frame.copy()
         for register, value in zip(self.inputs, inputs, strict=True):
             frame[register] = value
+        value = None
         for (register, _), value in zip(self.captured, captured, strict=True):
             frame[register] = value
         if self._checked and not self.always_check:

@@ -20,7 +20,7 @@ from converters.mil.errors import InputError, ProgramError
 from converters.mil.interface import accept, coerce, deliver
 from converters.mil.ops.state import Cell
 from converters.mil.plan import Arithmetic, Plan, compile_function
-from converters.mil.program import Feature, Interface, Package, load_package
+from converters.mil.program import Feature, Interface, Named, Package, load_package
 from converters.mil.threads import reserved
 from converters.mil.types import Array, StateType, TensorType
 from converters.mil.weights import Policy, Weights
@@ -193,20 +193,20 @@ class Model:
         arrays = accept(self.interface.inputs, data)
         cells = self._cells(state)
         with torch.inference_mode():
-            operands: list[Any] = []
-            for named in self._function.inputs:
-                if isinstance(named.type, StateType):
-                    operands.append(cells[named.name])
-                    continue
-                operands.append(self._operand(named.name, named.type, arrays))
+            # one at a time, so that each can be freed as soon as it was read for the last time
+            operands = (self._operand(named, arrays, cells) for named in self._function.inputs)
             with reserved() if self._plan.streams else contextlib.nullcontext():
                 results = self._plan.run(operands)
             values = dict(zip(self._function.block.outputs, results, strict=True))
+            del results
             return {feature.name: self._output(feature, values) for feature in self.interface.outputs}
 
-    def _operand(self, name: str, declared: Any, arrays: Mapping[str, Array]) -> torch.Tensor:
+    def _operand(self, named: Named, arrays: Mapping[str, Array], cells: Mapping[str, Cell]) -> torch.Tensor | Cell:
+        declared = named.type
+        if isinstance(declared, StateType):
+            return cells[named.name]
         assert isinstance(declared, TensorType)
-        array = arrays[name]
+        array = arrays[named.name]
         shape = declared.static_shape()
         if shape is not None and array.shape != shape:
             array = array.reshape(shape)  # scalars are declared with the shape [1] in the interface
@@ -214,8 +214,8 @@ class Model:
         # What is computed may be kept in a state, so it must not share memory with the caller's array.
         return tensor.clone() if np.shares_memory(array, np.asarray(tensor)) else tensor
 
-    def _output(self, feature: Feature, values: Mapping[str, Any]) -> Any:
-        return deliver(feature, values[feature.name])
+    def _output(self, feature: Feature, values: dict[str, Any]) -> Any:
+        return deliver(feature, values.pop(feature.name))
 
     def _state_types(self) -> dict[str, TensorType]:
         return {n.name: n.type.wrapped for n in self._function.inputs if isinstance(n.type, StateType)}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from converters.check.contracts import called_length
 from converters.check.facts import Bundle, Model
-from converters.check.graph import Graph, name_of, numbers, shape, text
+from converters.check.graph import Graph, array, literal, name_of, numbers, shape
+from converters.check.graph import text as text_of
 from converters.check.layout import AUDIO, PREFILL, text_models, vision_models
-from converters.check.measures import common, kind_of
+from converters.check.measures import common, kind_of, trusted_text
 from converters.check.rule import Hit, Rule
 from converters.check.rules.configuration import is_gemma
 from converters.gemma4.interface import VERIFY
+from converters.mil.program import Operation
 
 NOT_READ = frozenset({"update_mask"})
 """Inputs that the engine passes to chunks whether they need them or not."""
@@ -36,12 +39,16 @@ def _programs(bundle: Bundle) -> Iterator[Model]:
         yield bundle.models[AUDIO]
 
 
+EPSILON_TOLERANCE = 0.1
+"""Relative: near 1e-6, neighbours of fp16 are six hundredths apart."""
+
+
 def _exact_gelu(bundle: Bundle) -> Iterator[Hit]:
     if not is_gemma(bundle):
         return
     for model in _programs(bundle):
         for name, graph in model.graphs.items():
-            exact = [o for o in graph.operations if o.kind == "gelu" and text(graph, o, "mode") in ("EXACT", "")]
+            exact = [o for o in graph.operations if o.kind == "gelu" and text_of(graph, o, "mode") in ("EXACT", "")]
             exact += [operation for operation in graph.operations if operation.kind == "erf"]
             if exact:
                 yield Hit(
@@ -112,6 +119,52 @@ def _conv1d(bundle: Bundle) -> Iterator[Hit]:
                 )
 
 
+def _scaled_scores(bundle: Bundle) -> Iterator[Hit]:
+    if not is_gemma(bundle):
+        return
+    for model in text_models(bundle):
+        for name, graph in model.graphs.items():
+            fused = [o for o in graph.operations if o.kind == "scaled_dot_product_attention"]
+            if fused:
+                said = (
+                    f"{name}: {len(fused)} attentions are fused ones, which divide by the root of the head size"
+                )
+                yield Hit(model.path, said, f"first: {fused[0].name}", "warning")
+            found = [(o, factor) for o in graph.operations if (factor := _factor_after(graph, o)) is not None]
+            if found:
+                operation, factor = found[0]
+                said = f"{name}: {len(found)} products of queries and keys are multiplied by {factor:.4g}"
+                yield Hit(model.path, said, f"first: {operation.name}")
+
+
+def _factor_after(graph: Graph, product: Operation) -> float | None:
+    """What the result of a product of two computed values is multiplied with, if that is one number other than 1."""
+    if product.kind != "matmul" or literal(graph, product, "y") is not None:
+        return None
+    for operation in graph.uses.get(product.outputs[0].name, ()):
+        if operation.kind not in ("mul", "real_div"):
+            continue
+        values = [value for side in ("x", "y") if (value := array(graph, operation, side)) is not None]
+        if len(values) == 1 and values[0].size == 1 and values[0].item() not in (0, 1):
+            factor = float(values[0].item())
+            return factor if operation.kind == "mul" else 1 / factor
+    return None
+
+
+def _epsilon(bundle: Bundle) -> Iterator[Hit]:
+    text = trusted_text(bundle)
+    for model in text_models(bundle) if text is not None else ():
+        assert text is not None
+        for name, graph in model.graphs.items():
+            for operation in graph.operations:
+                given = array(graph, operation, "epsilon") if operation.kind == "layer_norm" else None
+                value = float(given.item()) if given is not None and given.size == 1 else text.rms_norm_eps
+                if not math.isclose(value, text.rms_norm_eps, rel_tol=EPSILON_TOLERANCE):
+                    said = f"{name}: norms add {value:.2g} to the variance, the model adds {text.rms_norm_eps:.2g}"
+                    yield Hit(model.path, said, f"first: {operation.name}")
+                    break
+
+
 def _topk(bundle: Bundle) -> Iterator[Hit]:
     for model in bundle.models.values():
         for name, graph in model.graphs.items():
@@ -173,6 +226,25 @@ RULES: tuple[Rule, ...] = (
         remedy="convert by torch.jit.trace, as zoo build does",
         check=_exact_gelu,
         evidence="coremltools 9.0 and 9.1.dev1 with torch.export: a vision layer is off by 1.8e-3 instead of 2.9e-6",
+    ),
+    Rule(
+        id="graph.attention-scale",
+        severity="error",
+        title="Attention scores are not scaled",
+        why="Gemma 4 normalises queries and keys, and its attention scale is 1. Scores that are divided by the root "
+        "of the head size, as in most other models, give text that is coherent and wrong.",
+        remedy="leave the factor out, and convert again",
+        check=_scaled_scores,
+        evidence="transformers' Gemma4TextAttention: scaling 1.0; upstream's notes: a wrong scale is coherent but "
+        "wrong, and the fused attention gave wrong tokens",
+    ),
+    Rule(
+        id="graph.norm-epsilon",
+        severity="warning",
+        title="Norms have the epsilon of the configuration",
+        why="A larger one damps small activations, in every layer.",
+        remedy="build the chunk from the checkpoint that hf_model/config.json is of",
+        check=_epsilon,
     ),
     Rule(
         id="graph.lost-input",

@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 
+from converters.mil.proto import schema
 from tests.converters.check.bundles import (
     WEIGHTS,
     Copy,
@@ -234,6 +235,44 @@ def tanh_form_lost_in_an_encoder(model: Message) -> None:
         constant(model, operation, "mode").tensor.strings.values[0] = "EXACT"
 
 
+@SEEDS.program("e4b", "graph.attention-scale", "chunk2_3way")
+def scores_divided_by_the_root_of_the_head_size(model: Message) -> None:
+    for function in functions(model):
+        for block in function.block_specializations.values():
+            number, product = next(pair for pair in enumerate(block.operations) if pair[1].type == "matmul")
+            scaled = schema("MIL_pb2").Operation()
+            scaled.CopyFrom(product)
+            scaled.type = "mul"
+            scaled.outputs[0].name = "scaled"
+            for parameter in list(scaled.inputs):
+                if parameter not in ("x", "y"):
+                    del scaled.inputs[parameter]
+            scaled.inputs["x"].arguments[0].name = product.outputs[0].name
+            factor = scaled.inputs["y"].arguments[0].value
+            factor.type.tensorType.dataType = schema("MIL_pb2").DataType.Value("FLOAT32")
+            factor.type.tensorType.rank = 0
+            factor.immediateValue.tensor.floats.values.append(0.25)
+            redirect(model, product.outputs[0].name, "scaled")
+            scaled.inputs["x"].arguments[0].name = product.outputs[0].name
+            rest = [*block.operations[: number + 1], scaled, *block.operations[number + 1 :]]
+            copies = [type(item)() for item in rest]
+            for made, item in zip(copies, rest, strict=True):
+                made.CopyFrom(item)
+            del block.operations[:]
+            block.operations.extend(copies)
+
+
+@SEEDS.program("e4b", "graph.attention-scale", "chunk3")
+def attention_is_fused(model: Message) -> None:
+    operations(model, "softmax")[0].type = "scaled_dot_product_attention"
+
+
+@SEEDS.program("e2b", "graph.norm-epsilon", "chunk2")
+def norms_with_another_epsilon(model: Message) -> None:
+    found = constant(model, operations(model, "layer_norm")[0], "epsilon").tensor
+    found.bytes.values = np.float16(1e-5).tobytes()
+
+
 @SEEDS.program("e2b-stateful", "graph.lost-input", "chunk_1")
 def position_baked_in(model: Message) -> None:
     redirect(model, "current_pos", "ring_pos")
@@ -300,6 +339,16 @@ def tensor_that_is_too_wide(model: Message) -> None:
 @SEEDS.program("e4b", "device.operation", "chunk2_3way")
 def quantized_activations(model: Message) -> None:
     operations(model, "add")[0].type = "quantize"
+
+
+@SEEDS.program("e4b", "device.compression", "chunk2")
+def tables_of_whole_numbers(model: Message) -> None:
+    retype(operations(model, "constexpr_lut_to_dense")[0], dtype="INT8")
+
+
+@SEEDS.program("e2b", "device.compression", "chunk3")
+def pruned_weights(model: Message) -> None:
+    operations(model, "squeeze")[0].type = "constexpr_sparse_to_dense"
 
 
 @SEEDS.program("e4b", "device.dtype", "chunk3_3way")

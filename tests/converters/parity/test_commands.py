@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tests.converters.parity.conftest import CONTEXT
+from tests.converters.mil.mil_text import write_mlmodelc
+from tests.converters.parity.conftest import CONTEXT, THREE_CHUNKS
 from tests.converters.parity.test_engine import change_settings, linked
 from tests.zoo.cli.in_process import run_zoo
 from zoo.receipt import Installed, Receipt, ReceiptFile, save_receipt
@@ -41,6 +42,21 @@ def test_run_streams_the_answer(e4b_bundle: Path, tmp_path: Path) -> None:
     assert (len(answer["tokens"]), answer["finish"]) == (4, "length")
     assert document["loaded"]["engine"] == "gemma4-chunked"
     assert found.stderr == ""
+
+
+def test_compiled_models_say_the_same(e4b_bundle: Path, tmp_path: Path) -> None:
+    """As on a phone: `.mlmodelc` folders, which win over the packages beside them."""
+    folder = linked(e4b_bundle, tmp_path / "bundle")
+    for name in THREE_CHUNKS:
+        write_mlmodelc(e4b_bundle / f"{name}.mlpackage", folder / f"{name}.mlmodelc")
+    arguments = ("-p", "Hi.", "--max-tokens", "4", "--format", "json", "-q")
+    compiled, packages = (
+        json.loads(run_zoo("run", str(place), *arguments, cwd=tmp_path).stdout) for place in (folder, e4b_bundle)
+    )
+    assert [model["path"] for model in compiled["loaded"]["models"][:3]] == [
+        f"{name}.mlmodelc" for name in THREE_CHUNKS
+    ]
+    assert compiled["answers"][0]["tokens"] == packages["answers"][0]["tokens"]
 
 
 def test_chat_reads_lines(e4b_bundle: Path, tmp_path: Path) -> None:

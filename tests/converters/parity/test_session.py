@@ -23,6 +23,7 @@ from converters.run.prompts import Span, Turn
 from converters.run.runner import MilModels
 from converters.run.session import Picker, Sampling, Session, open_session, probabilities
 from converters.run.stateful import StatefulEngine
+from tests.converters.mil.mil_text import write_mlmodelc
 from tests.converters.parity.conftest import CONTEXT, IMAGE_TOKENS, THREE_CHUNKS
 from zoo.routing import PREFILL_OF_THREE
 
@@ -192,7 +193,8 @@ def tools() -> Any:
         made.append(StandIn(*arguments, **more))
         return made[-1]
 
-    return SimpleNamespace(ComputeUnit=units, models=SimpleNamespace(MLModel=make), made=made)
+    models = SimpleNamespace(MLModel=make, CompiledMLModel=make)
+    return SimpleNamespace(ComputeUnit=units, models=models, made=made)
 
 
 def test_core_ml_s_interface(e4b_bundle: Path, session: Session, tools: Any) -> None:
@@ -207,6 +209,15 @@ def test_core_ml_s_interface(e4b_bundle: Path, session: Session, tools: Any) -> 
     everywhere = CoreMLModels("cpu", tools)
     everywhere(e4b_bundle / "chunk1.mlpackage", None, "cpu-ane")
     assert tools.made[-1].arguments[1] == "CPU_ONLY"
+
+
+def test_core_ml_takes_compiled_models_another_way(e4b_bundle: Path, tools: Any, tmp_path: Path) -> None:
+    path = write_mlmodelc(e4b_bundle / "chunk1.mlpackage", tmp_path / "chunk1.mlmodelc")
+    tools.models.MLModel = None
+    opened = CoreMLModels(tools=tools)(path, None, "cpu-ane")
+    assert tools.made[-1].arguments == ("chunk1.mlmodelc", "CPU_AND_NE", None)
+    assert opened.inputs["causal_mask_full"] == (1, 1, 1, CONTEXT)
+    assert opened.states == ()
 
 
 def _blank() -> Any:

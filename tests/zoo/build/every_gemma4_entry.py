@@ -57,9 +57,9 @@ ENTRIES: Mapping[str, tuple[str, ...]] = {
 }
 """By the model that their checkpoint is of."""
 
-TOLERANCE = 2.0
-"""Times the limits of `zoo parity`, which are for up to 20 narrow layers: 35 and 42 of them amplify the rounding of what
-passes between chunks by up to 1.25 times the limits. What is wrong, not rounded, is off by ten times and more."""
+TOLERANCE = 3.0
+"""Times the limits of `zoo parity`, which are for up to 20 narrow layers: 35 and 42 of them amplify the rounding of
+what passes between chunks to up to twice the limits. What is wrong, not rounded, is off by ten times and more."""
 
 WEIGHTS = "{}.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
 ALIGNMENT = 64
@@ -106,8 +106,9 @@ def prove(root: Path, built: Built, model: str, positions: int) -> int:
         SystemExit: one did not; says which.
     """
     arguments = ("--checkpoint", str(root / model), "--out", str(root / "parity"), "--positions", str(positions))
-    arguments += ("--tolerance", str(TOLERANCE), "--quiet", "--format", "json")
-    return len(json.loads(zoo(root, "parity", str(built.folder), *arguments))["checks"])
+    limits = ("--tolerance", str(TOLERANCE))
+    said = zoo(root, "parity", str(built.folder), *arguments, *limits, "--quiet", "--format", "json")
+    return len(json.loads(said)["checks"])
 
 
 def layers_of(text: TextConfig, recipe: str, given: Parameters) -> tuple[Range, bool] | None:

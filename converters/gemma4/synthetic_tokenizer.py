@@ -94,8 +94,8 @@ def save_tokenizer(directory: Path, vocab_size: int, markers: Mapping[str, int] 
         extra_special_tokens={f"{kind}_token": token for kind, token in _MULTIMODAL},
         model_max_length=131_072,
     )
-    markers = [_CONTROL[TURN_START], _CONTROL[TURN_END], _CONTROL[TOOL_RESPONSE]]
-    tokenizer.add_special_tokens({"additional_special_tokens": markers})
+    turns = [_CONTROL[TURN_START], _CONTROL[TURN_END], _CONTROL[TOOL_RESPONSE]]
+    tokenizer.add_special_tokens({"additional_special_tokens": turns})
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(directory)
 

@@ -207,9 +207,9 @@ class _Run:
             return
         self.on_check("transformers")
         reference = oracle if isinstance(oracle, Oracle) else oracle()
-        yield from self._values(reference, sidecars)
-        self.on_check("opening the models")
         try:
+            yield from self._values(reference, sidecars)
+            self.on_check("opening the models")
             engine = open_engine(self.bundle, self.open_model)
         except RecipeError as error:
             yield Check("open", "whole", "models and sidecars fit each other", problem=str(error))
@@ -225,10 +225,14 @@ class _Run:
         return Vocabulary(self.bundle.folder, sidecars.tokens, eos if type(eos) is int else None)
 
     def _values(self, oracle: Oracle, sidecars: Sidecars) -> Iterator[Check]:
-        """Values are handed to the reference even if nobody asked how far they are from the checkpoint's."""
+        """Hands the bundle's values to the reference, and says how far they are from the checkpoint's.
+
+        Those that are wrong are told even if nobody asked: the reference would agree with a bundle of any weights.
+        """
         tell = self.options.wants("values")
-        if tell:
-            yield check_rope(sidecars.rope, oracle, sidecars.settings.context_length)
+        rope = check_rope(sidecars.rope, oracle, sidecars.settings.context_length)
+        if tell or not rope.passed:
+            yield rope
         if self.options.untouched:
             self.left_out.append("values of the bundle: --untouched")
             return
@@ -241,7 +245,7 @@ class _Run:
             found.append(check_weights(name, chunks[name], layers, oracle, first=index == 0, last=index == last))
         if self.bundle.audio is not None:
             found.append(check_audio_projection(self.bundle.folder, self.source))
-        yield from (check for check in found if tell or check.problem)
+        yield from (check for check in found if tell or not check.passed)
 
     def _text(self, oracle: Oracle, engine: AnyEngine, vocabulary: Vocabulary) -> Iterator[Check]:
         options, settings = self.options, engine.sidecars.settings

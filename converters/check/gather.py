@@ -55,6 +55,9 @@ NPY_V1 = b"\x93NUMPY\x01\x00"
 TEXT_PROGRAM = b"program("
 """How a compiled model's program starts if it is text (`program(1.3)`), which is the form that iPhones take."""
 
+UNREADABLE = (OSError, ValueError, RecursionError)
+"""What reading a file raises that is damaged, or meant to do harm."""
+
 SAMPLED_ROWS = 64
 SAMPLED_BLOCKS, BLOCK_BYTES = 64, 4096
 
@@ -170,8 +173,16 @@ def _model(folder: Path, path: str, name: str) -> Model:
         package=package,
         graphs={key: make_graph(function) for key, function in package.functions.items()},
         weights=tuple(_weights(folder, package)),
-        metadata=_json(place / "metadata.json") if compiled and (place / "metadata.json").is_file() else None,
+        metadata=_metadata(place) if compiled else None,
     )
+
+
+def _metadata(place: Path) -> Any:
+    """A compiled model's `metadata.json`, which nothing needs: None if there is none that can be read."""
+    try:
+        return _json(place / "metadata.json")
+    except UNREADABLE:
+        return None
 
 
 def _compiled_problem(place: Path, path: str) -> Problem | None:
@@ -191,7 +202,7 @@ def _package_problem(place: Path, path: str) -> Problem | None:
         return Problem("incomplete", f"{path}/Manifest.json", "Manifest.json is missing")
     try:
         items = [str(item["path"]) for item in json.loads(manifest.read_bytes())["itemInfoEntries"].values()]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (*UNREADABLE, KeyError, TypeError, AttributeError):
         return Problem("unreadable", f"{path}/Manifest.json", "Manifest.json has no list of items")
     missing = [item for item in items if not (place / "Data" / item).exists()]
     if missing:
@@ -285,7 +296,7 @@ def _read_small_files(
                 arrays[relative] = np.fromfile(place / relative, "<f4")
             else:
                 arrays[relative] = _npy(place / relative)
-        except (OSError, ValueError) as error:
+        except UNREADABLE as error:
             broken[relative] = str(error)
     return documents, arrays, broken
 

@@ -48,7 +48,8 @@ def _holds_impostor(bundle: Bundle, folder: str) -> bool:
 
 def _shadowed(bundle: Bundle) -> Iterator[Hit]:
     for path in bundle.shadowed:
-        taken = next(model.path for model in bundle.models.values() if path.startswith(model.path.rpartition(".")[0]))
+        stem = path.rpartition(".")[0]
+        taken = next(model.path for model in bundle.models.values() if model.path.rpartition(".")[0] == stem)
         yield Hit(path, f"is never loaded: the app takes {taken}")
 
 

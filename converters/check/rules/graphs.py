@@ -126,9 +126,7 @@ def _scaled_scores(bundle: Bundle) -> Iterator[Hit]:
         for name, graph in model.graphs.items():
             fused = [o for o in graph.operations if o.kind == "scaled_dot_product_attention"]
             if fused:
-                said = (
-                    f"{name}: {len(fused)} attentions are fused ones, which divide by the root of the head size"
-                )
+                said = f"{name}: {len(fused)} attentions are fused ones, which divide by the root of the head size"
                 yield Hit(model.path, said, f"first: {fused[0].name}", "warning")
             found = [(o, factor) for o in graph.operations if (factor := _factor_after(graph, o)) is not None]
             if found:

@@ -93,3 +93,5 @@ def test_metadata_of_another_program_is_named(copy: Copy) -> None:
     copy.write("chunk1.mlmodelc/metadata.json", schema(8192))
     assert found(copy) == [("files.stale-metadata", "chunk1.mlmodelc/metadata.json")]
     assert "[1, 1, 1, 8192]" in check_folder(copy.root).findings[0].message
+    copy.write("chunk1.mlmodelc/metadata.json", b"[" * 100_000)
+    assert found(copy) == []

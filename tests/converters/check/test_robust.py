@@ -77,7 +77,11 @@ def test_files_of_no_length(copied: MakeCopy) -> None:
     assert found >= {"files.unreadable", "weights.damaged", "tables.size"}
 
 
-@pytest.mark.parametrize("manifest", [b"[]", b'{"itemInfoEntries": {"a": {"path": "../../x"}}}', b"\xff"])
+@pytest.mark.parametrize(
+    "manifest",
+    [b"[]", b"[" * 100_000, b'{"itemInfoEntries": {"a": {"path": "../../x"}}}', b"\xff"],
+    ids=["list", "deep", "outside", "binary"],
+)
 def test_hostile_manifests(copied: MakeCopy, manifest: bytes) -> None:
     copy = copied("e4b")
     copy.write("audio.mlpackage/Manifest.json", manifest)

@@ -70,7 +70,7 @@ def _audio_features(checkpoint: Checkpoint, parameters: Parameters) -> Needs:
 
 
 SIDECAR_RECIPES: tuple[Recipe, ...] = (
-    Recipe("gemma4.embeddings", 1, ("torch",), {}, _embeddings, f"{_RUN}:embeddings", weight=0.5, memory=STREAMED),
+    Recipe("gemma4.embeddings", 1, ("torch",), {}, _embeddings, f"{_RUN}:embeddings", weight=0.2, memory=STREAMED),
     Recipe(
         "gemma4.per-layer-embeddings",
         1,
@@ -78,7 +78,7 @@ SIDECAR_RECIPES: tuple[Recipe, ...] = (
         {},
         _per_layer_embeddings,
         f"{_RUN}:per_layer_embeddings",
-        weight=2.0,
+        weight=0.6,
         memory=STREAMED,
     ),
     Recipe(
@@ -88,7 +88,7 @@ SIDECAR_RECIPES: tuple[Recipe, ...] = (
         {},
         _per_layer_projection,
         f"{_RUN}:per_layer_projection",
-        weight=0.1,
+        weight=0.05,
         memory=STREAMED,
     ),
     Recipe(
@@ -98,7 +98,7 @@ SIDECAR_RECIPES: tuple[Recipe, ...] = (
         {"context_length": 2048, "variant": "transformers"},
         _rope,
         f"{_RUN}:rope_tables",
-        weight=0.1,
+        weight=0.05,
         memory=STREAMED,
     ),
     Recipe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,15 +15,11 @@ from zoo.lock import LockedFile, Source
 from zoo.plan.parts import PartRule
 from zoo.transfer.answers import TryAgain, bytes_to_skip, check_announced_digest, range_end, wrong_size
 from zoo.transfer.arriving import Arriving, Part
+from zoo.transfer.body import pieces
 from zoo.transfer.remote import offline
 
 if TYPE_CHECKING:
     import requests
-
-PIECE_BYTES = 256 << 10
-"""Most that is taken from a connection at once. What has arrived is written at once: a kill loses at most this much
-of each connection."""
-
 
 NOWHERE = Source(repo="nowhere/nowhere", commit="0" * 40, path="nowhere")
 """Stands in for the source of a file that has none: its bytes may all be here already."""
@@ -173,25 +170,29 @@ class Connections:
         import urllib3
 
         arriving = order.arriving
-        try:
-            while piece := memoryview(response.raw.read1(PIECE_BYTES, decode_content=False)):
-                if skip:
-                    before = min(skip, len(piece))
-                    arriving.skip(before)
-                    skip -= before
-                    piece = piece[before:]
-                surplus = len(piece) - part.missing
-                if surplus > 0:
-                    if part.end == order.file.size:
-                        raise wrong_size(order.file, part.position + len(piece), order.url)
-                    piece = piece[:-surplus]
-                order.progress.advance(order.file.path, arriving.keep(part, piece))
-                if self._stop.is_set():
-                    raise Stopped
-                if surplus > 0:
-                    return  # more than was asked for: others bring it
-        except (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
-            raise TryAgain(_broken(order, error)) from None
+        body = pieces(response)
+        while True:
+            try:
+                piece = next(body, None)
+            except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
+                raise TryAgain(_broken(order, error)) from None
+            if piece is None:
+                break
+            if skip:
+                before = min(skip, len(piece))
+                arriving.skip(before)
+                skip -= before
+                piece = piece[before:]
+            surplus = len(piece) - part.missing
+            if surplus > 0:
+                if part.end == order.file.size:
+                    raise wrong_size(order.file, part.position + len(piece), order.url)
+                piece = piece[:-surplus]
+            order.progress.advance(order.file.path, arriving.keep(part, piece))
+            if self._stop.is_set():
+                raise Stopped
+            if surplus > 0:
+                return  # more than was asked for: others bring it
         if part.missing:
             raise TryAgain(HubError(f"{order.url}: ended {part.missing:,} bytes early"))
 

@@ -13,7 +13,7 @@ from tests.zoo.faults.place import SIGHT, TEXT, Place, flip
 from tests.zoo.faults.state import check_folder, snapshot, third_state
 from zoo.errors import Conflict, DiskError, UnsafePath
 from zoo.receipt import load_receipt
-from zoo.transfer.connection import PIECE_BYTES
+from zoo.transfer.body import PIECE_BYTES
 
 FULL = DiskError.exit_code
 UNSAFE = UnsafePath.exit_code

@@ -27,7 +27,8 @@ from zoo.hub_server.process import RunningHub, running_hub
 from zoo.lock import LockedFile, Source
 from zoo.plan.parts import PartRule
 from zoo.transfer.arriving import Arriving, PartLost
-from zoo.transfer.connection import PIECE_BYTES, Connections, Stopped
+from zoo.transfer.body import PIECE_BYTES
+from zoo.transfer.connection import Connections, Stopped
 from zoo.transfer.http import Fetched, HttpFetcher, Retry
 
 REPO = "zoo/large"

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -122,9 +123,15 @@ def _package(path: Path) -> Package:
     if path.suffix == ".mlpackage" and _kind(path) != "mlProgram":
         pytest.skip(f"not an mlprogram: {_kind(path)}")
     if TEXT_FORM in os.environ and path.suffix == ".mlpackage":
-        folder = tempfile.mkdtemp(prefix="zoo-suite-")
-        return load_package(write_mlmodelc(path, Path(folder) / f"{path.stem}.mlmodelc"))
+        folder = Path(tempfile.mkdtemp(dir=_compiled_models().name))
+        return load_package(write_mlmodelc(path, folder / f"{path.stem}.mlmodelc"))
     return load_package(path)
+
+
+@cache
+def _compiled_models() -> tempfile.TemporaryDirectory[str]:
+    """Where texts are written; goes when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="zoo-suite-")
 
 
 def _kind(path: Path) -> str:

@@ -174,12 +174,25 @@ def _words(tensor: Message, declared: Message) -> list[str]:
         return []
     values: Iterable[Any] = getattr(tensor, field).values
     if field == "bytes":
-        values = np.frombuffer(tensor.bytes.values, _BYTES[enum]).tolist()
+        count = int(np.prod([d.constant.size for d in declared.dimensions], dtype=np.int64))
+        bits = int(enum.removeprefix("UINT").removeprefix("INT")) if "INT" in enum else 8
+        values = (
+            np.frombuffer(tensor.bytes.values, _BYTES[enum]).tolist()
+            if bits >= 8
+            else _packed(tensor.bytes.values, bits, count, signed=enum.startswith("INT"))
+        )
     if enum == "STRING":
         return ['"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values]
     if enum == "BOOL":
         return ["true" if value else "false" for value in values]
     return [hex_float(value) if enum in _NAMES else str(int(value)) for value in values]
+
+
+def _packed(data: bytes, bits: int, count: int, signed: bool) -> list[int]:
+    """Elements of a type below a byte, packed from the lowest bit on."""
+    flat = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[: count * bits].reshape(count, bits)
+    values = (flat.astype(np.int64) << np.arange(bits)).sum(1)
+    return [int(v) - (1 << bits) if signed and v >> (bits - 1) else int(v) for v in values]
 
 
 def _nested(words: list[str], shape: Sequence[int]) -> str:

@@ -397,7 +397,13 @@ class Arriving:
     ) -> None:
         with self._hashing, self._guard:
             self._parts.clear()
+            nothing_came = self.expected > 0 and not self._there.total
+            if nothing_came:
+                self._forget_record()
             self._close()
+            if nothing_came:
+                for path in (self.path, self._etag_path):
+                    path.unlink(missing_ok=True)
 
     def _close(self) -> None:
         os.close(self._handle)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import huggingface_hub.constants  # noqa: F401 - reads HF_ENDPOINT, before a test sets it
+
 from zoo.hub_server.process import RunningHub
 
 TOKEN = "hf_zoo_secret"
@@ -24,24 +26,24 @@ class Result:
     stderr: str
 
 
-def environment(hub: RunningHub | None, directory: Path) -> dict[str, str]:
+def environment(hub: RunningHub | None, directory: Path, token: str = TOKEN) -> dict[str, str]:
     """An empty home and a token, whoever runs the tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "ZOO_", "HUGGING"))}
     home = {"HOME": str(directory / "home"), "HF_HOME": str(directory / "hf"), "ZOO_CACHE": str(directory / "cache")}
     endpoint = {"HF_ENDPOINT": hub.endpoint} if hub is not None else {}
-    return {**kept, **home, **endpoint, "HF_TOKEN": TOKEN}
+    return {**kept, **home, **endpoint, "HF_TOKEN": token}
 
 
-def run_zoo(*arguments: str, cwd: Path, hub: RunningHub | None = None) -> Result:
+def run_zoo(*arguments: str, cwd: Path, hub: RunningHub | None = None, token: str = TOKEN) -> Result:
     """Run a command as `zoo` would, in a folder, without anybody to ask."""
     from zoo.cli.main import main
 
-    # The client reads HF_ENDPOINT when it is imported, which is long ago.
+    # The client has read HF_ENDPOINT already.
     endpoint = ["--endpoint", hub.endpoint] if hub is not None else []
     code = 0
     out, err = io.StringIO(), io.StringIO()
     with (
-        mock.patch.dict(os.environ, environment(hub, cwd), clear=True),
+        mock.patch.dict(os.environ, environment(hub, cwd, token), clear=True),
         mock.patch.object(sys, "argv", ["zoo", *arguments, *endpoint]),
         Path(os.devnull).open() as nobody,
         mock.patch.object(sys, "stdin", nobody),
@@ -54,6 +56,6 @@ def run_zoo(*arguments: str, cwd: Path, hub: RunningHub | None = None) -> Result
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
     result = Result(code, out.getvalue(), err.getvalue())
-    assert TOKEN not in result.stdout + result.stderr, "a token was printed"
+    assert not token or token not in result.stdout + result.stderr, "a token was printed"
     assert "Traceback" not in result.stderr, result.stderr
     return result

@@ -132,7 +132,7 @@ def test_one_flipped_bit_is_fetched_again_and_a_second_is_an_error(
     for part in (file.path, file.sha256, hashlib.sha256(wrong).hexdigest(), "/resolve/"):
         assert str(part) in caught.value.message
     assert caught.value.hint
-    assert (tmp_path / "y").stat().st_size == 0, "wrong bytes are not kept"
+    assert not (tmp_path / "y").exists(), "wrong bytes are not kept"
 
 
 def test_a_busy_server_is_asked_again_when_it_says(hub: RunningHub, file: LockedFile, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_login_page_is_not_a_file(hub: RunningHub, file: LockedFile, tmp_path:
     hub.faults.add(Fault(path="weight", status=200, headers={"content-type": "text/html; charset=utf-8"}, body=b"<p>"))
     with pytest.raises(HubError, match="a web page came"):
         get(hub, file, tmp_path / "x")
-    assert (tmp_path / "x").stat().st_size == 0
+    assert not (tmp_path / "x").exists()
 
 
 def test_another_size_is_refused_before_it_travels(hub: RunningHub, file: LockedFile, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_what_the_hub_says_it_has_is_compared_before_it_travels(
     other = LockedFile(path=file.path, component="x", size=file.size, sha256="f" * 64, sources=file.sources)
     with pytest.raises(DigestMismatch, match="the Hub says it has other bytes"):
         get(hub, other, tmp_path / "x")
-    assert (tmp_path / "x").stat().st_size == 0
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(
@@ -226,6 +226,15 @@ def test_offline_forbids_travel_but_not_what_is_there(
     (tmp_path / "x").write_bytes(DATA)
     get(hub, file, tmp_path / "x")
     assert hub.log.all("weight") == []
+
+
+def test_nothing_stays_where_nothing_came(
+    hub: RunningHub, file: LockedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
+        get(hub, file, tmp_path / "x")
+    assert list(tmp_path.glob("x*")) == []
 
 
 def test_a_stop_ends_it_and_keeps_what_came(hub: RunningHub, file: LockedFile, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_slow_connections_add_up_and_nothing_travels_twice(hub: RunningHub, tmp_
     assert len(ranges) > 4
     assert f"bytes=0-{len(DATA) // 8 - 1}" in ranges
     assert all(exchange.whole and exchange.status == 206 for exchange in hub.log.all("weight"))
-    assert seconds < 0.75 * len(DATA) / SLOW, "a lone connection needs a second"
+    assert seconds < len(DATA) / SLOW, "a lone connection needs at least a second"
 
 
 def test_a_small_file_and_a_lone_connection_are_asked_for_as_ever(hub: RunningHub, tmp_path: Path) -> None:
@@ -333,8 +333,7 @@ def test_nothing_is_written_for_a_part_that_was_taken_away(tmp_path: Path) -> No
                 arriving.keep(part, memoryview(b"?"))
         assert arriving.present == 0
         assert arriving.received == 12, "travelled all the same"
-    assert (tmp_path / "x").read_bytes() == b""
-    assert not (tmp_path / "x.ranges").exists()
+    assert list(tmp_path.glob("x*")) == []
 
 
 def test_no_more_connections_than_jobs(hub: RunningHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,7 +154,7 @@ def lightened(modules: Iterable[nn.Module], placeholders: Placeholders, keep: fr
         keep: names of buffers that are no weights, such as states.
     """
     replaced: list[tuple[dict[str, Any], str, Tensor]] = []
-    made: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+    made: dict[tuple[Any, ...], Tensor] = {}
     try:
         for owner, prefix in {
             id(part): (part, name) for top in modules for name, part in top.named_modules()
@@ -165,7 +165,7 @@ def lightened(modules: Iterable[nn.Module], placeholders: Placeholders, keep: fr
                         continue
                     if not is_heavy(tensor.shape) or placeholders.holds(tensor):
                         continue
-                    key = (tensor.data_ptr(), tuple(tensor.shape))
+                    key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
                     if key not in made:
                         made[key] = placeholders.add(tensor_weight(f"{prefix}.{name}", tensor), tensor.dtype)
                     is_parameter = isinstance(tensor, nn.Parameter)

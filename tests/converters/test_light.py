@@ -204,6 +204,16 @@ def test_modules_get_their_weights_back(monkeypatch: pytest.MonkeyPatch) -> None
     assert twin.up is block.up
 
 
+@pytest.mark.usefixtures("everything_is_heavy")
+def test_one_memory_seen_in_two_ways_is_two_weights() -> None:
+    square = torch.arange(16.0).reshape(4, 4)
+    pair = torch.nn.ParameterList([square, square.t(), square])
+    with lightened([pair], placeholders := Placeholders(), frozenset()):
+        numbers = [placeholders.number(tensor.detach().numpy()) for tensor in pair]
+    assert numbers == [0, 1, 0]
+    assert (placeholders.weights[1].single(0, 4) == square.t().numpy()).all()
+
+
 def test_weights_of_every_dtype_are_read_the_same() -> None:
     exact = torch.randn(7, 5, 2, generator=torch.Generator().manual_seed(0)).bfloat16()
     for dtype in (torch.bfloat16, torch.float16, torch.float32):

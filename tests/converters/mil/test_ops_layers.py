@@ -260,6 +260,25 @@ IMAGES = [
 ]  # fmt: skip
 
 
+# --- weights in bits -------------------------------------------------------------------------------------
+
+BITS = RNG.integers(0, 256, (4, 3, 2, 2), dtype=np.uint8)
+SCALE, OFFSET = np.array([0.1, 0.2, 0.3, 0.4], np.float32), np.array([-1, 0, 1, 2], np.float32)
+
+QUANTIZED = [
+    Case(
+        "conv_quantized", "",
+        lambda v: mb.conv_quantized(
+            x=v["a"], weight=BITS, quantization_type="linear", nbits=8, quant_scale=SCALE, quant_bias=OFFSET,
+            strides=[2, 1],
+        ),
+        lambda t: F.conv2d(
+            t["a"], torch.from_numpy(BITS * SCALE[:, None, None, None] + OFFSET[:, None, None, None]), stride=(2, 1)
+        ),
+    ),
+]  # fmt: skip
+
+
 # --- lists ----------------------------------------------------------------------------------------------
 
 
@@ -300,7 +319,7 @@ LISTS = [
 SHAPE = np.array([40, 50], np.int32)
 
 
-CASES = [*RECURRENT, *IMAGES, *LISTS]
+CASES = [*RECURRENT, *IMAGES, *QUANTIZED, *LISTS]
 results = results_fixture(INPUTS, CASES)
 
 

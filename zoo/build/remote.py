@@ -199,10 +199,14 @@ def _run(worker: distributed.Worker, call: Call, output: Path) -> dict[str, Any]
             process.kill()
 
 
+_ENDING = ("closing", "closed", "failed")
+"""States of a Dask worker that will not report the step any more."""
+
+
 def _wanted(worker: distributed.Worker, key: object) -> bool:
-    """Whether the scheduler still wants the task that this thread runs; not after a cancel or the client's end."""
+    """Whether the task that this thread runs is still wanted; not after a cancel, or the client's or worker's end."""
     task = worker.state.tasks.get(key)
-    return task is not None and task.state != "cancelled"
+    return task is not None and task.state != "cancelled" and worker.status.name not in _ENDING
 
 
 def _tail(log: Path) -> list[str]:

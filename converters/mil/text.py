@@ -1,6 +1,6 @@
 """Reads the text form of a program, `model.mil`, as Apple's compiler writes it into a `.mlmodelc`.
 
-The grammar, as far as it could be learned from compiled models:
+The grammar, as far as it could be learned from compiled models and from programs written for that compiler:
 
     program(1.3)
     [buildInfo = dict<string, string>({{"coremlc-version", "3505.4.1"}})]

@@ -35,7 +35,7 @@ ASKED = (AGREES, DISAGREES, REFUSED, CRASHED)
 FEW_SPACINGS = 2.0**-8
 """Four times the spacing of fp16 numbers, relative to the smallest that have it."""
 
-_HALF_DATA = re.compile(r"float16|dtype=fp16")
+_HALF_DATA = re.compile(r"float16|dtype=fp16|_fp16\[")
 _RELATIVE = re.compile(r"Max relative difference among violations: ([0-9.e+-]+)")
 
 

@@ -1,7 +1,8 @@
 """MIL text: the forms Apple's compilers write, and errors that say where.
 
 The forms are those seen in models compiled by versions 3402 to 3600 of Apple's compiler: both spellings of scalars,
-hexadecimal floats, shape information, several functions, states.
+hexadecimal floats, shape information, several functions; and for states and several results, in programs that other
+tools write for it.
 """
 
 from __future__ import annotations

@@ -20,8 +20,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 ROOT = Path(__file__).parent
 
-TOGETHER = ("converters/parity", "converters/check", "zoo/faults", "zoo/swift")
-"""Directories whose tests share what takes long to make; one process of `pytest -n` runs them all."""
+TOGETHER = {
+    "converters/check/": "bundles",
+    "converters/parity/": "bundles",
+    "converters/run/": "bundles",
+    "zoo/faults/": "faults",
+    "zoo/swift/": "swift",
+}
+"""Directories whose tests share what takes long to make; one process of `pytest -n` runs all of a group."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,4 +37,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _group(path: str) -> str:
-    return next((directory for directory in TOGETHER if path.startswith(f"{directory}/")), path)
+    return next((group for directory, group in TOGETHER.items() if path.startswith(directory)), path)

@@ -32,6 +32,7 @@ from converters.parity.scenes import (
     words,
 )
 from converters.parity.values import (
+    check_audio,
     check_audio_projection,
     check_layers,
     check_rope,
@@ -191,7 +192,8 @@ class _Run:
 
     def _limits(self) -> Limits:
         if not self.options.untouched:
-            return allowed.BY_ARITHMETIC[self.options.arithmetic]
+            depth = allowed.depth_factor(self.text.num_hidden_layers)
+            return allowed.scaled(allowed.BY_ARITHMETIC[self.options.arithmetic], depth)
         compressed = any(has_lookup_tables(path) for path in self.bundle.decoder.values())
         return allowed.FOUR_BITS if compressed else allowed.EIGHT_BITS
 
@@ -245,6 +247,8 @@ class _Run:
             found.append(check_weights(name, chunks[name], layers, oracle, first=index == 0, last=index == last))
         if self.bundle.audio is not None:
             found.append(check_audio_projection(self.bundle.folder, self.source))
+            if has_lookup_tables(self.bundle.audio):
+                found.append(check_audio(self.models.model(self.bundle.audio), oracle))
         yield from (check for check in found if tell or not check.passed)
 
     def _text(self, oracle: Oracle, engine: AnyEngine, vocabulary: Vocabulary) -> Iterator[Check]:
@@ -341,7 +345,9 @@ class _Run:
                 )
 
     def _least(self, place: Path) -> float:
-        return allowed.ENCODER_COSINE[has_lookup_tables(place)]
+        """The cosine that is enough: only rounding is left where the reference has the encoder's values."""
+        handed = place == self.bundle.audio and not self.options.untouched
+        return allowed.ENCODER_COSINE[has_lookup_tables(place) and not handed]
 
     def _image(self, oracle: Oracle, encoders: Encoders, vocabulary: Vocabulary, place: Path) -> tuple[Check, Scene]:
         pixels = encoders.image_pixels(picture())

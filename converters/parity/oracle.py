@@ -34,6 +34,23 @@ LAYER_MATRICES = (
 )
 """Matrices of a layer, by their names in transformers. The last part is their name in our chunks, too."""
 
+AUDIO_MATRICES = {
+    "feed_forward1_up": "feed_forward1.ffw_layer_1.linear",
+    "feed_forward1_down": "feed_forward1.ffw_layer_2.linear",
+    "attention_q_proj": "self_attn.q_proj.linear",
+    "attention_k_proj": "self_attn.k_proj.linear",
+    "attention_v_proj": "self_attn.v_proj.linear",
+    "attention_output": "self_attn.post.linear",
+    "convolution_start": "lconv1d.linear_start.linear",
+    "convolution_end": "lconv1d.linear_end.linear",
+    "feed_forward2_up": "feed_forward2.ffw_layer_1.linear",
+    "feed_forward2_down": "feed_forward2.ffw_layer_2.linear",
+}
+"""Matrices of a layer of the audio tower: their names in our package, and in transformers."""
+
+AUDIO_STEM = {"subsampling_conv1": "layer1.conv", "subsampling_projection": "input_proj_linear"}
+"""The same of what stands before the layers, `subsample_conv_projection`."""
+
 TABLES = ("embed_tokens", "embed_tokens_per_layer")
 
 ROWS_AT_ONCE = 4096
@@ -162,6 +179,26 @@ class Oracle:
             found.append(_replace(head.weight, model, "head_lm_head"))
         return found
 
+    def use_audio(self, model: Model) -> list[Matrix]:
+        """Hears with the decompressed look-up tables of an audio encoder; fp16 weights are left as they are.
+
+        Returns:
+            How far each matrix is from the checkpoint's.
+
+        Raises:
+            RecipeError: the encoder lacks one of them, or has one of another shape.
+        """
+        tower = self.model.model.audio_tower
+        weights = {
+            ours: tower.subsample_conv_projection.get_submodule(theirs).weight for ours, theirs in AUDIO_STEM.items()
+        }
+        for index, layer in enumerate(tower.layers):
+            for ours, theirs in AUDIO_MATRICES.items():
+                weights[f"layers_{index}_{ours}_weight"] = layer.get_submodule(theirs).weight
+        return [
+            _take(weight, _palettized(model, name), model, name, palettized=True) for name, weight in weights.items()
+        ]
+
     def rope_rows(self, kind: str, count: int) -> tuple[Array, Array]:
         """Cosines and sines `(count, head_dim)` of the first positions for `sliding_attention` or `full_attention`."""
         positions = torch.arange(count)[None]
@@ -257,8 +294,12 @@ class Oracle:
 
 
 def _replace(weight: torch.Tensor, model: Model, name: str) -> Matrix:
-    """Takes the bundle's values for a weight, and tells how far they are from it."""
+    """Takes a chunk's values for a weight, and tells how far they are from it."""
     new, palettized = _constant(model, name)
+    return _take(weight, new, model, name, palettized=palettized)
+
+
+def _take(weight: torch.Tensor, new: torch.Tensor, model: Model, name: str, *, palettized: bool) -> Matrix:
     if new.shape != weight.shape:
         shapes = f"the shape {tuple(new.shape)}, the checkpoint's {tuple(weight.shape)}"
         raise RecipeError(f"{model.package.path.name}: {name} has {shapes}")
@@ -269,6 +310,13 @@ def _replace(weight: torch.Tensor, model: Model, name: str) -> Matrix:
         levels = len(torch.unique(new[0])) if palettized else None
         weight.copy_(new)
     return Matrix(name, error, levels)
+
+
+def _palettized(model: Model, name: str) -> torch.Tensor:
+    try:
+        return torch.from_numpy(model.constant(f"{name}_to_fp16_palettized"))
+    except InputError:
+        raise RecipeError(f"{model.package.path.name} has no look-up tables of the name {name}") from None
 
 
 def _constant(model: Model, module: str) -> tuple[torch.Tensor, bool]:

@@ -137,6 +137,16 @@ def check_weights(name: str, model: Model, layers: Range, oracle: Oracle, *, fir
     return guarded(f"weights of {name}", "values", says, compare)
 
 
+def check_audio(model: Model, oracle: Oracle) -> Check:
+    """An audio encoder's look-up tables against the checkpoint; the reference hears with them from now on."""
+    says = "look-up tables of the audio encoder"
+
+    def compare() -> Check:
+        return Check("weights of audio", "values", says, _by_kind(oracle.use_audio(model)))
+
+    return guarded("weights of audio", "values", says, compare)
+
+
 def _by_kind(matrices: Sequence[Matrix]) -> tuple[Measure, ...]:
     """The worst of each number of levels, relative to its limit."""
     groups: dict[int | None, list[Matrix]] = {}

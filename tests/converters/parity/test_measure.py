@@ -15,11 +15,12 @@ pytest.importorskip("transformers")
 
 from converters.gemma4.config import TextConfig
 from converters.mil.types import Array
+from converters.parity.limits import lookup_error
 from converters.parity.measure import Options, Subjects, measure
 from converters.parity.report import Report
 from converters.run.folder import Chosen
 from converters.run.runner import AnyRunner, MilModels, States, Units
-from tests.converters.parity.conftest import CONTEXT, FOUR_CHUNKS, IMAGE_TOKENS, THREE_CHUNKS, build
+from tests.converters.parity.conftest import CONTEXT, FOUR_CHUNKS, FRAMES, IMAGE_TOKENS, THREE_CHUNKS, build
 from tests.converters.parity.test_engine import change_settings, linked
 from zoo.routing import PREFILL_CHUNKS
 
@@ -277,6 +278,22 @@ def test_stale_encoder(e4b_bundle: Path, tiny_checkpoint: Path, models: MilModel
     stale = Chosen(found.folder, False, found.decoder, image=tmp_path / "vision.ane.mlpackage")
     report = measure(Subjects(stale), tiny_checkpoint, Options(only=frozenset({"image"})), models=models)
     assert failed(report) == ["vision.ane: features"]
+
+
+def test_a_compressed_audio_encoder(
+    e4b_bundle: Path, tiny_checkpoint: Path, models: MilModels, tmp_path: Path
+) -> None:
+    """In four bits, as it is shipped: the tower computes with its look-up tables, and only rounding is left."""
+    build(tiny_checkpoint, tmp_path, "gemma4.audio-encoder", "audio", frames=FRAMES, bits=4)
+    found = subject(e4b_bundle)
+    chosen = Chosen(found.folder, False, found.decoder, audio=tmp_path / "audio.mlpackage")
+    report = measure(Subjects(chosen), tiny_checkpoint, Options(only=frozenset({"values", "audio"})), models=models)
+    assert failed(report) == []
+    (weights,) = [check for check in report.checks if check.name == "weights of audio"]
+    assert weights.measures[0].limit == lookup_error(16)
+    assert weights.measures[0].worst > 0.05
+    (features,) = [check for check in report.checks if check.name == "audio: features"]
+    assert features.measures[0].worst < 1e-5
 
 
 def test_what_does_not_open_is_in_the_report(

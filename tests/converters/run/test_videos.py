@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_times() -> None:
 def test_animations(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"clip.{kind}"
     first, *rest = [flat(20 * index) for index in range(10)]
-    more = {"lossless": True} if kind == "webp" else {}
+    more: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
     first.save(path, save_all=True, append_images=rest, duration=500, **more)
     frames = read_video(path, most=4)
     assert [frame.seconds for frame in frames] == [0, 1.25, 2.5, 3.75]

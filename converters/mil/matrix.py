@@ -21,12 +21,12 @@ FEWEST_WEIGHTS = 1 << 18
 """Smaller matrices are decompressed and kept: they are a few per cent of a model's weights, and for them the work of
 calling counts for more than that of multiplying."""
 
-FEW_POSITIONS = 16
+FEW_POSITIONS = 32
 """Up to so many positions rows are multiplied while being decoded; beyond, decoding a block of rows once and leaving
 the product to torch is faster (`python -m benchmarks.runtime` measures both)."""
 
-BLOCK_WEIGHTS = 1 << 20
-"""Weights decompressed at a time: 4 MB."""
+BLOCK_WEIGHTS = 1 << 22
+"""Weights decompressed at a time: 16 MB. Decoding and multiplying use different threads, so not too small."""
 
 THREAD_PRODUCTS = 1 << 18
 """Multiplications that are worth handing to another thread (0.05 ms, twice the cost of doing so)."""

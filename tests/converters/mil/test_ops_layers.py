@@ -262,10 +262,21 @@ IMAGES = [
 
 # --- weights in bits -------------------------------------------------------------------------------------
 
+WHOLE = np.arange(3 * HIDDEN, dtype=np.int32).reshape(3, HIDDEN) - 7
 BITS = RNG.integers(0, 256, (4, 3, 2, 2), dtype=np.uint8)
 SCALE, OFFSET = np.array([0.1, 0.2, 0.3, 0.4], np.float32), np.array([-1, 0, 1, 2], np.float32)
 
 QUANTIZED = [
+    Case(
+        "linear", "integer weights",
+        lambda v: mb.linear(x=v["h"], weight=WHOLE, bias=np.array([1, -2, 3], np.int32)),
+        lambda t: F.linear(t["h"], torch.from_numpy(WHOLE).float(), torch.tensor([1.0, -2, 3])),
+    ),
+    Case(
+        "matmul", "integer weights",
+        lambda v: mb.matmul(x=v["h"], y=WHOLE, transpose_y=True),
+        lambda t: t["h"] @ torch.from_numpy(WHOLE).float().T,
+    ),
     Case(
         "conv_quantized", "",
         lambda v: mb.conv_quantized(

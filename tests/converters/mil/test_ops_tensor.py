@@ -238,6 +238,7 @@ SLICES = [
         ),
         lambda x, w: torch.stack([x[:, 0], w[:, 0], x[:, 2]], 1),
     ),
+    _case("flatten2d", "last axis", lambda v: mb.flatten2d(x=v["x"], axis=-1), lambda x: x.reshape(6, 4)),
     _case(
         "slice_update",
         "backwards",

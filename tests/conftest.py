@@ -30,6 +30,7 @@ TOGETHER = {
 """Directories whose tests share what takes long to make; one process of `pytest -n` runs all of a group."""
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tell pytest-xdist (`--dist loadgroup`) which tests belong together: those of a file, or of a directory."""
     for item in items:

@@ -67,7 +67,7 @@ def from_carrier(tensor: torch.Tensor, dtype: DType) -> Array:
         bits = tensor.to(pattern).view(torch.int16 if integer is np.int16 else torch.int8)
         return bits.numpy().view(dtype.storage).copy()
     if dtype is DType.FP16:  # beyond its range is infinity, as on the device; fifty times as fast as numpy
-        return tensor.to(torch.float16).numpy().copy()
+        return tensor.to(torch.float16, copy=True).numpy()
     return np.array(tensor.numpy(), dtype=dtype.storage, copy=True)
 
 

@@ -1,10 +1,14 @@
 """What holds for every test."""
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Before anything imports torch: on tiny tensors its threads only wait for each other, for minutes on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Time limits per example would make the outcome depend on how busy the machine is, and random examples on luck;
 # `pytest --hypothesis-profile=search` searches afresh, and for longer.

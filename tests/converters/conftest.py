@@ -3,14 +3,10 @@
 They are built once per session, by the first test that asks, and never written to.
 """
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-# before torch is imported: on tiny tensors its threads only wait for each other, for minutes on a busy machine
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

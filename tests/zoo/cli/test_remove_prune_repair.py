@@ -202,9 +202,11 @@ def test_repair_restores_what_was_installed_although_the_lock_moved_on(world: Wo
 
 def test_repair_reads_everything_if_told_to(world: World) -> None:
     assert zoo(world, "pull", TEXT).returncode == 0
-    path = world.folder / "embed.bin"
-    status = path.stat()
-    path.write_bytes(b"\0" * status.st_size)
+    path = world.folder / "chunk1.mlmodelc" / "weights" / "weight.bin"
+    status, data = path.stat(), bytearray(path.read_bytes())
+    data[status.st_size // 4] ^= 1  # between the samples that tell swapped inodes
+    path.chmod(0o644)
+    path.write_bytes(data)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert "nothing to repair" in zoo(world, "repair").stdout
     assert zoo(world, "repair", "--full").returncode == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,11 +65,13 @@ class Matrix:
         name: in the bundle.
         error: root mean square of the difference, relative.
         levels: different values in a group; None if it is not a look-up table.
+        integers: whether it is integers with a scale for each row.
     """
 
     name: str
     error: float
     levels: int | None
+    integers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,7 @@ class Oracle:
         return found
 
     def use_audio(self, model: Model) -> list[Matrix]:
-        """Hears with the decompressed look-up tables of an audio encoder; fp16 weights are left as they are.
+        """Hears with the decompressed weights of an audio encoder: look-up tables, or integers and scales.
 
         Returns:
             How far each matrix is from the checkpoint's.
@@ -195,9 +197,7 @@ class Oracle:
         for index, layer in enumerate(tower.layers):
             for ours, theirs in AUDIO_MATRICES.items():
                 weights[f"layers_{index}_{ours}_weight"] = layer.get_submodule(theirs).weight
-        return [
-            _take(weight, _palettized(model, name), model, name, palettized=True) for name, weight in weights.items()
-        ]
+        return [_take_compressed(weight, model, name) for name, weight in weights.items()]
 
     def rope_rows(self, kind: str, count: int) -> tuple[Array, Array]:
         """Cosines and sines `(count, head_dim)` of the first positions for `sliding_attention` or `full_attention`."""
@@ -312,11 +312,15 @@ def _take(weight: torch.Tensor, new: torch.Tensor, model: Model, name: str, *, p
     return Matrix(name, error, levels)
 
 
-def _palettized(model: Model, name: str) -> torch.Tensor:
-    try:
-        return torch.from_numpy(model.constant(f"{name}_to_fp16_palettized"))
-    except InputError:
-        raise RecipeError(f"{model.package.path.name} has no look-up tables of the name {name}") from None
+def _take_compressed(weight: torch.Tensor, model: Model, name: str) -> Matrix:
+    """Takes an encoder's decompressed values for a weight."""
+    for suffix, integers in (("palettized", False), ("quantized", True)):
+        try:
+            new = torch.from_numpy(model.constant(f"{name}_to_fp16_{suffix}"))
+        except InputError:
+            continue
+        return replace(_take(weight, new, model, name, palettized=not integers), integers=integers)
+    raise RecipeError(f"{model.package.path.name} has no compressed weight of the name {name}")
 
 
 def _constant(model: Model, module: str) -> tuple[torch.Tensor, bool]:

@@ -138,8 +138,8 @@ def check_weights(name: str, model: Model, layers: Range, oracle: Oracle, *, fir
 
 
 def check_audio(model: Model, oracle: Oracle) -> Check:
-    """An audio encoder's look-up tables against the checkpoint; the reference hears with them from now on."""
-    says = "look-up tables of the audio encoder"
+    """An audio encoder's compressed weights against the checkpoint; the reference hears with them from now on."""
+    says = "compressed weights of the audio encoder"
 
     def compare() -> Check:
         return Check("weights of audio", "values", says, _by_kind(oracle.use_audio(model)))
@@ -148,17 +148,23 @@ def check_audio(model: Model, oracle: Oracle) -> Check:
 
 
 def _by_kind(matrices: Sequence[Matrix]) -> tuple[Measure, ...]:
-    """The worst of each number of levels, relative to its limit."""
-    groups: dict[int | None, list[Matrix]] = {}
+    """The worst of each form of weights, relative to its limit."""
+    groups: dict[tuple[str, float], list[Matrix]] = {}
     for matrix in matrices:
-        groups.setdefault(_bits(matrix.levels), []).append(matrix)
+        groups.setdefault(_form(matrix), []).append(matrix)
     measures = []
-    for bits, group in sorted(groups.items(), key=lambda item: item[0] or 0):
+    for (label, limit), group in sorted(groups.items()):
         worst = max(group, key=lambda matrix: matrix.error if matrix.error == matrix.error else float("inf"))
-        label = "fp16" if bits is None else f"look-up tables of {bits} bits"
-        limit = HALF_ERROR if bits is None else lookup_error(1 << bits)
         measures.append(Measure(label, worst.error, limit, worst.name))
     return tuple(measures)
+
+
+def _form(matrix: Matrix) -> tuple[str, float]:
+    """What a matrix is stored as, and how far it may be off."""
+    if matrix.integers:
+        return "int8 rows", TABLE_ERROR
+    bits = _bits(matrix.levels)
+    return ("fp16", HALF_ERROR) if bits is None else (f"look-up tables of {bits} bits", lookup_error(1 << bits))
 
 
 def _bits(levels: int | None) -> int | None:

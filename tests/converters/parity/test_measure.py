@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 
 from converters.gemma4.config import TextConfig
 from converters.mil.types import Array
-from converters.parity.limits import lookup_error
+from converters.parity.limits import TABLE_ERROR, lookup_error
 from converters.parity.measure import Options, Subjects, measure
 from converters.parity.report import Report
 from converters.run.folder import Chosen
@@ -280,18 +280,29 @@ def test_stale_encoder(e4b_bundle: Path, tiny_checkpoint: Path, models: MilModel
     assert failed(report) == ["vision.ane: features"]
 
 
+@pytest.mark.parametrize(
+    ("given", "limit", "least"),
+    [({"bits": 4}, lookup_error(16), 0.05), ({"bits": 8, "scheme": "linear"}, TABLE_ERROR, 0.002)],
+    ids=["tables", "integers"],
+)
 def test_a_compressed_audio_encoder(
-    e4b_bundle: Path, tiny_checkpoint: Path, models: MilModels, tmp_path: Path
+    e4b_bundle: Path,
+    tiny_checkpoint: Path,
+    models: MilModels,
+    tmp_path: Path,
+    given: dict[str, str | int],
+    limit: float,
+    least: float,
 ) -> None:
-    """In four bits, as it is shipped: the tower computes with its look-up tables, and only rounding is left."""
-    build(tiny_checkpoint, tmp_path, "gemma4.audio-encoder", "audio", frames=FRAMES, bits=4)
+    """As E4B's and E2B's are shipped: the tower computes with the stored values, and only rounding is left."""
+    build(tiny_checkpoint, tmp_path, "gemma4.audio-encoder", "audio", frames=FRAMES, **given)
     found = subject(e4b_bundle)
     chosen = Chosen(found.folder, False, found.decoder, audio=tmp_path / "audio.mlpackage")
     report = measure(Subjects(chosen), tiny_checkpoint, Options(only=frozenset({"values", "audio"})), models=models)
     assert failed(report) == []
     (weights,) = [check for check in report.checks if check.name == "weights of audio"]
-    assert weights.measures[0].limit == lookup_error(16)
-    assert weights.measures[0].worst > 0.05
+    assert weights.measures[0].limit == limit
+    assert weights.measures[0].worst > least
     (features,) = [check for check in report.checks if check.name == "audio: features"]
     assert features.measures[0].worst < 1e-5
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.catalog import Catalog, Entry
-from zoo.errors import ConversionError, DiskError, MissingExtra, UsageError, ZooError
+from zoo.errors import CONVERT_HINT, ConversionError, DiskError, MissingExtra, UsageError, ZooError
 from zoo.paths import MODEL_SUFFIXES, model_folder, strip_model_suffix
-from zoo.routing import PROBE_MARKER, STATEFUL_FOLDER, Listing, Switches, reroutings, route
+from zoo.run.routing import PROBE_MARKER, STATEFUL_FOLDER, Listing, Switches, reroutings, route
 
 if TYPE_CHECKING:
     from converters.check.facts import Bundle
@@ -118,7 +118,7 @@ def rules() -> tuple[Rule, ...]:
     try:
         from converters.check.rules import RULES
     except ModuleNotFoundError as error:
-        raise MissingExtra(f"the rules need the package {error.name!r}", hint="pip install 'zoo[convert]'") from None
+        raise MissingExtra(f"the rules need the package {error.name!r}", hint=CONVERT_HINT) from None
     return RULES
 
 

@@ -96,6 +96,10 @@ class UnsafePath(ZooError):
     meaning = "a path in untrusted input leaves its folder or is not portable"
 
 
+CONVERT_HINT = "pip install 'zoo[convert]'"
+"""What to do where a library of the converters is missing."""
+
+
 class MissingExtra(ZooError):
     """A command needs an optional part of zoo that is not installed."""
 

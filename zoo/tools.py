@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Mapping
 from types import ModuleType
 
-from zoo.errors import MissingExtra
+from zoo.errors import CONVERT_HINT, MissingExtra
 
 TOOLS: Mapping[str, str] = {
     "errors": "converters.errors",
@@ -20,8 +20,6 @@ TOOLS: Mapping[str, str] = {
     "parity": "converters.parity.measure",
 }
 """What a tool is called here -> its module."""
-
-CONVERT_HINT = "pip install 'zoo[convert]'"
 
 
 def load_tool(name: str) -> ModuleType:

@@ -18,7 +18,7 @@ from converters.gemma4.interface import VERIFY
 from converters.mil.types import Array
 from converters.run.prefill import PREFILL_CHUNKS, Prefill
 from converters.run.runner import Load, Runner, inputs_of
-from converters.run.sidecars import Position, Sidecars, read_sidecars
+from converters.run.sidecars import Position, Sidecars, check_sizes, read_sidecars
 
 FOUR_CHUNKS = ("chunk1", "chunk2", "chunk3", "chunk4")
 THREE_CHUNKS = ("chunk1", "chunk2_3way", "chunk3_3way")
@@ -131,7 +131,7 @@ class Engine:
         self.prefill = prefill
         self._zero_placeholders = zero_placeholders
         for name, runner in [*self._chunks.items(), *self._verifiers.items()]:
-            self._check(name, runner)
+            check_sizes(name, runner.inputs, sidecars.settings)
         self._caches: dict[str, dict[str, Array]] = {}
         self.reset()
 
@@ -286,17 +286,6 @@ class Engine:
 
     def _per_layer_row(self, position: Position) -> Array:
         return self.sidecars.per_layer_row(position, zero_placeholders=self._zero_placeholders)
-
-    def _check(self, name: str, runner: Runner) -> None:
-        """The shapes in the program are the truth; the settings must agree with them."""
-        settings = self.sidecars.settings
-        for item, key, size in (
-            ("hidden_states", "hidden_size", settings.hidden_size),
-            ("causal_mask_full", "context_length", settings.context_length),
-            ("causal_mask_sliding", "sliding_window", settings.sliding_window),
-        ):
-            if (found := runner.inputs[item][-1]) != size:
-                raise RecipeError(f"{name}: {item} is {found} wide, but {key} in model_config.json is {size}")
 
 
 def logits_of(outputs: Mapping[str, Array]) -> Array | None:

@@ -1,4 +1,4 @@
-"""Opens the models of a bundle that were chosen for it: `zoo.routing` decides which, as the app would."""
+"""Opens the models of a bundle that were chosen for it: `zoo.run.routing` decides which, as the app would."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ Only the folder is looked at, never the checkpoint: a wrong scale in `model_conf
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,26 @@ def read_settings(folder: Path) -> Settings:
         per_layer_embed_scale=fields.positive("per_layer_embed_scale"),
         rms_norm_eps=fields.positive("rms_norm_eps"),
     )
+
+
+def check_sizes(name: str, inputs: Mapping[str, tuple[int, ...]], settings: Settings) -> None:
+    """The shapes in a chunk's program are the truth; the settings must agree with them.
+
+    Args:
+        name: of the chunk, for messages.
+        inputs: shapes of its inputs.
+        settings: of `model_config.json`.
+
+    Raises:
+        RecipeError: they do not.
+    """
+    for item, key, size in (
+        ("hidden_states", "hidden_size", settings.hidden_size),
+        ("causal_mask_full", "context_length", settings.context_length),
+        ("causal_mask_sliding", "sliding_window", settings.sliding_window),
+    ):
+        if (found := inputs[item][-1]) != size:
+            raise RecipeError(f"{name}: {item} is {found} wide, but {key} in model_config.json is {size}")
 
 
 def read_audio_projection(folder: Path) -> AudioProjection:

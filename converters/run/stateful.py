@@ -17,7 +17,7 @@ from converters.errors import RecipeError
 from converters.mil.types import Array
 from converters.run.engine import HIDDEN, Prediction, full_mask, logits_of
 from converters.run.runner import LoadStateful, StatefulRunner, States, inputs_of
-from converters.run.sidecars import Position, Sidecars, read_sidecars
+from converters.run.sidecars import Position, Sidecars, check_sizes, read_sidecars
 
 THREE_CHUNKS = ("chunk_1", "chunk_2", "chunk_3")
 
@@ -81,7 +81,7 @@ class StatefulEngine:
         self._zero_placeholders = zero_placeholders
         for chain in (decoding, *batches, *((prefill,) if prefill else ())):
             for name, runner in chain.runners.items():
-                self._check(name, runner)
+                check_sizes(name, runner.inputs, sidecars.settings)
 
     @classmethod
     def open(
@@ -251,17 +251,6 @@ class StatefulEngine:
             logits=logits_of(given),
             passed=passed,
         )
-
-    def _check(self, name: str, runner: StatefulRunner) -> None:
-        """The shapes in the program are the truth; the settings must agree with them."""
-        settings = self.sidecars.settings
-        for item, key, size in (
-            ("hidden_states", "hidden_size", settings.hidden_size),
-            ("causal_mask_full", "context_length", settings.context_length),
-            ("causal_mask_sliding", "sliding_window", settings.sliding_window),
-        ):
-            if (found := runner.inputs[item][-1]) != size:
-                raise RecipeError(f"{name}: {item} is {found} wide, but {key} in model_config.json is {size}")
 
 
 def _fresh(runners: Mapping[str, StatefulRunner]) -> dict[str, States]:

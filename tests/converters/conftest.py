@@ -100,7 +100,7 @@ def e4b_stateful(tiny_checkpoint: Path, e4b_bundle: Path, tmp_path_factory: pyte
     The folder of the chunks, which lies in the bundle.
     """
     from tests.converters.parity.conftest import CONTEXT, STATEFUL_BATCH, STATEFUL_PREFILL, build
-    from zoo.routing import STATEFUL_FOLDER as SUBFOLDER
+    from zoo.run.routing import STATEFUL_FOLDER as SUBFOLDER
 
     output = tmp_path_factory.mktemp("stateful") / "e4b" / SUBFOLDER
     _link(e4b_bundle, output, models=False)
@@ -118,7 +118,7 @@ def e4b_stateful(tiny_checkpoint: Path, e4b_bundle: Path, tmp_path_factory: pyte
 def e2b_stateful(tiny_e2b_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """E2B in fp16: four chunks of convolutions, `prefill_b4`. The folder of the chunks, which lies in the bundle."""
     from tests.converters.parity.conftest import CONTEXT, STATEFUL_BATCH, build, build_sidecars
-    from zoo.routing import STATEFUL_FOLDER as SUBFOLDER
+    from zoo.run.routing import STATEFUL_FOLDER as SUBFOLDER
 
     output = tmp_path_factory.mktemp("stateful") / "e2b" / SUBFOLDER
     output.mkdir(parents=True)

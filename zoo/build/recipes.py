@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from zoo.catalog import unknown
-from zoo.errors import InvalidDocument, MissingExtra
+from zoo.errors import CONVERT_HINT, InvalidDocument, MissingExtra
 
 if TYPE_CHECKING:
     from converters.checkpoint import Checkpoint, KnownUnused
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 FAMILIES: Mapping[str, str] = {"gemma4": "converters.gemma4.family"}
 """The part of a recipe's name before the dot -> the module that declares the family: `RECIPES`,
 `check_checkpoint` and `known_unused`."""
-
-CONVERT_HINT = "pip install 'zoo[convert]'"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,9 @@ from zoo.build.checks import check_step_output
 from zoo.build.executor import Executor, OpenExecutor, Order, Report
 from zoo.build.graph import Step
 from zoo.build.keys import Inputs
-from zoo.build.recipes import CONVERT_HINT
 from zoo.build.store import StepStore
 from zoo.digests import Digests
-from zoo.errors import ConversionError, DiskError, MissingExtra, UnsafePath, ZooError
+from zoo.errors import CONVERT_HINT, ConversionError, DiskError, MissingExtra, UnsafePath, ZooError
 from zoo.events import Progress
 from zoo.report.sizes import human_bytes, human_seconds
 

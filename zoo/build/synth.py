@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.build.recipes import CONVERT_HINT, require_libraries
+from zoo.build.recipes import require_libraries
 from zoo.catalog import unknown
-from zoo.errors import Conflict, DiskError, MissingExtra, UsageError
+from zoo.errors import CONVERT_HINT, Conflict, DiskError, MissingExtra, UsageError
 from zoo.events import Progress
 from zoo.report.sizes import human_bytes
 

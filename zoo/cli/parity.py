@@ -10,11 +10,11 @@ import typer
 
 from zoo.cli.options import FormatOption, OutputFormat, QuietOption, names
 from zoo.cli.output import print_json, print_report, say
-from zoo.cli.run import Backend, BackendOption, FolderArgument, bundle_errors, check_backend, outputs_of
+from zoo.cli.run import Backend, BackendOption, FolderArgument, check_backend
 from zoo.errors import CheckFailed, ConversionError, UsageError
 
 if TYPE_CHECKING:
-    from zoo.running import Decision
+    from zoo.run.decision import Decision
 
 
 class Arithmetic(StrEnum):
@@ -84,7 +84,7 @@ def parity(
     from zoo.report.parity import parity_summary, parity_text
     from zoo.report.progress import progress_display
     from zoo.report.run import loaded_line, warnings
-    from zoo.running import decide, require_driven
+    from zoo.run.decision import bundle_errors, decide, outputs_of, require_driven
     from zoo.tools import load_tool
 
     check_backend(backend)
@@ -138,7 +138,7 @@ def parity(
 
 
 def _subjects(decision: Decision, against: Path | None) -> Any:
-    from zoo.running import chosen, decide, require_driven, split_of
+    from zoo.run.decision import chosen, decide, outputs_of, require_driven, split_of
     from zoo.tools import load_tool
 
     kind = load_tool("folder").Chosen

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +13,11 @@ import typer
 
 from zoo.cli.options import FormatOption, OutputFormat, QuietOption
 from zoo.cli.output import print_json, print_report, say
-from zoo.errors import UnusableBundle, UsageError
+from zoo.errors import UsageError
 
 if TYPE_CHECKING:
-    from zoo.report.run import Reply
-    from zoo.running import Decision
+    from zoo.events import Progress
+    from zoo.run.talk import Display, Reply
 
 STDIN = "-"
 """As a prompt: read it from standard input."""
@@ -105,8 +104,9 @@ def run(
       zoo run build/gemma4-e4b --chat --max-tokens 200
       zoo run build/gemma4-e4b --dry-run --format json
     """
-    from zoo.report.run import loaded_line, reply_json, warnings
-    from zoo.running import decide, require_driven
+    from zoo.report.run import loaded_line, reply_json, stats_line, warnings
+    from zoo.run.decision import bundle_errors, decide, outputs_of, require_driven
+    from zoo.run.talk import Talk
 
     check_backend(backend)
     if backend is not Backend.coreml and units is not None:
@@ -123,51 +123,45 @@ def run(
     if not quiet:
         say(loaded_line(decision))
     lines = _lines(prompt, chat=chat)
+    text = output is OutputFormat.text
+
+    def on_reply(reply: Reply) -> None:
+        if text:
+            _write("\n")
+        if stats:
+            say(stats_line(reply))
+
     with bundle_errors():
-        talk = _Talk(decision, backend, units, like_app=like_app, quiet=quiet)
+        talk = Talk(
+            decision,
+            backend.value,
+            units.value if units else None,
+            like_app=like_app,
+            on_note=_ignore if quiet else _note,
+            display=_display(quiet=quiet),
+        )
         talk.sampling(temperature, top_k, seed)
         media = talk.media(image or [], video or [], audio or [], frames)
-        text = output is OutputFormat.text
-        replies = talk.go(lines, system, media, max_tokens, _write if text else None, stats=stats)
+        replies = talk.go(lines, system, media, max_tokens, on_text=_write if text else _ignore, on_reply=on_reply)
     if output is OutputFormat.json:
         print_json(reply_json(decision, replies, backend.value))
 
 
-def check_backend(backend: Backend) -> None:
-    """Refuses what this machine does not have.
-
-    Raises:
-        UsageError: Core ML, and this is not macOS.
-    """
-    import platform
-
-    if backend is Backend.coreml and platform.system() != "Darwin":
-        raise UsageError("--backend coreml needs macOS", hint="--backend mil runs everywhere")
+def _note(text: str) -> None:
+    say(f"note: {text}")
 
 
-@contextmanager
-def bundle_errors() -> Iterator[None]:
-    """Turns what the converters find wrong with a bundle into an error of ours."""
-    from zoo.tools import load_tool
+def _display(*, quiet: bool) -> Display:
+    from zoo.report.progress import progress_display
 
-    failure = load_tool("errors").RecipeError
-    try:
-        yield
-    except failure as error:
-        raise UnusableBundle(str(error)) from error
+    def display(title: str, *, total: int | None = None) -> AbstractContextManager[Progress]:
+        return progress_display(title, unit="steps", total=total, quiet=quiet or total == 0)
+
+    return display
 
 
-def outputs_of(path: Path) -> list[str]:
-    """Names of the outputs of a model's default function.
-
-    Raises:
-        UnusableBundle: the model cannot be read.
-    """
-    from zoo.tools import load_tool
-
-    with bundle_errors():
-        package = load_tool("program").load_package(path)
-        return [feature.name for feature in package.interfaces[package.default].outputs]
+def _ignore(_text: str) -> None:
+    """Nobody wants to know."""
 
 
 def _write(piece: str) -> None:
@@ -206,132 +200,13 @@ def _chat_lines(prompt: str | None) -> Iterator[str]:
             yield line.strip()
 
 
-class _Talk:
-    """A conversation as the command line leads it."""
+def check_backend(backend: Backend) -> None:
+    """Refuses what this machine does not have.
 
-    def __init__(
-        self, decision: Decision, backend: Backend, units: Units | None, *, like_app: bool, quiet: bool
-    ) -> None:
-        from zoo.running import chosen
-        from zoo.tools import load_tool
+    Raises:
+        UsageError: Core ML, and this is not macOS.
+    """
+    import platform
 
-        begun = time.perf_counter()
-        self._tool = load_tool("run")
-        picked = chosen(decision, load_tool("folder").Chosen)
-        self._session = self._tool.open_session(
-            picked, backend.value, units=units.value if units else None, like_app=like_app
-        )
-        self._quiet = quiet
-        self._sampling = self._tool.Sampling()
-        self._notes: list[str] = []
-        self._load_seconds = time.perf_counter() - begun
-        if not self._session.vocabulary.has_template:
-            self._note("there is no chat template in the bundle; turns are written as the app writes them")
-
-    def _note(self, text: str) -> None:
-        self._notes.append(text)
-        if not self._quiet:
-            say(f"note: {text}")
-
-    def sampling(self, temperature: float, top_k: int, seed: int) -> None:
-        """How tokens are picked.
-
-        Raises:
-            UsageError: the bundle gives the most likely token alone.
-        """
-        if temperature and not self._session.can_sample:
-            raise UsageError(
-                "--temperature needs logits, and this bundle's last chunk gives the most likely token alone",
-                hint='build the last chunk with head = "logits", or leave --temperature out',
-            )
-        self._sampling = self._tool.Sampling(temperature, top_k, seed)
-
-    def media(self, images: list[Path], videos: list[Path], sounds: list[Path], frames: int) -> dict[str, Any]:
-        """Features of all files, for the first turn."""
-        from zoo.report.progress import progress_display
-
-        encoders = self._session.encoders
-        total = len(images) + len(videos) + len(sounds)
-        heard = []
-        with progress_display("Encoding", unit="steps", total=total, quiet=self._quiet or not total) as progress:
-
-            def each(paths: list[Path], encode: Callable[[Path], Any]) -> tuple[Any, ...]:
-                found = []
-                for path in paths:
-                    progress.start(path.name, 1)
-                    found.append(encode(path))
-                    progress.advance(path.name, 1)
-                    progress.finish(path.name)
-                return tuple(found)
-
-            media = {"images": each(images, encoders.see)}
-            media["videos"] = each(videos, lambda path: encoders.watch(path, frames))
-            heard = list(each(sounds, encoders.hear))
-        media["sounds"] = tuple(clip.span for clip in heard)
-        for path, clip in zip(sounds, heard, strict=True):
-            if clip.heard < clip.seconds:
-                self._note(f"{path.name}: the encoder hears the first {clip.heard:.1f} s of {clip.seconds:.1f} s")
-        return media
-
-    def go(
-        self,
-        lines: Iterator[str],
-        system: str | None,
-        media: dict[str, Any],
-        most: int,
-        write: Callable[[str], None] | None,
-        *,
-        stats: bool,
-    ) -> list[Reply]:
-        """Answers each line, with all that was said before."""
-        from zoo.report.run import stats_line
-
-        turn = self._tool.Turn
-        turns = [turn("system", system)] if system else []
-        replies: list[Reply] = []
-        for line in lines:
-            turns.append(turn("user", line, **(media if not replies else {})))
-            reply = self._answer(turns, most, write)
-            if write:
-                write("\n")
-            turns.append(turn("assistant", reply.text))
-            replies.append(reply)
-            if stats:
-                say(stats_line(reply))
-        return replies
-
-    def _answer(self, turns: list[Any], most: int, write: Callable[[str], None] | None) -> Reply:
-        from zoo.report.progress import progress_display
-        from zoo.report.run import Reply
-
-        with ExitStack() as display:
-            progress = display.enter_context(progress_display("Reading the prompt", unit="steps", quiet=self._quiet))
-            known = [0]
-
-            def on_prompt(done: int, total: int) -> None:
-                if not known[0]:
-                    progress.start("prompt", total)
-                progress.advance("prompt", done - known[0])
-                known[0] = done
-                if done == total:  # before the answer is written
-                    progress.finish("prompt")
-                    display.close()
-
-            found = self._session.answer(
-                turns,
-                most=most,
-                sampling=self._sampling,
-                on_text=write or (lambda _: None),
-                on_prompt=on_prompt,
-            )
-        return Reply(
-            found.text,
-            found.tokens,
-            found.finish,
-            found.prompt_tokens,
-            found.kept_tokens,
-            self._load_seconds,
-            found.prompt_seconds,
-            found.answer_seconds,
-            tuple(self._notes),
-        )
+    if backend is Backend.coreml and platform.system() != "Darwin":
+        raise UsageError("--backend coreml needs macOS", hint="--backend mil runs everywhere")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from zoo.report.sizes import human_seconds
 from zoo.report.text import plural
-from zoo.routing import Role
-from zoo.running import Decision
+from zoo.run.decision import Decision
+from zoo.run.routing import Role
+from zoo.run.talk import Reply
 
 FINISHES = {
     "stop": "the model ended its turn",
@@ -17,33 +17,6 @@ FINISHES = {
     "context": "the context is full",
 }
 """Why an answer ended, in words."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer and what it took.
-
-    Attributes:
-        text: the answer.
-        tokens: its ids, with the stop token.
-        finish: a key of `FINISHES`.
-        prompt_tokens: positions before the answer.
-        kept_tokens: those that an earlier turn had left in the caches.
-        load_seconds: opening the folder.
-        prompt_seconds: until the first token.
-        answer_seconds: from then on.
-        notes: what else a person should know.
-    """
-
-    text: str
-    tokens: tuple[int, ...]
-    finish: str
-    prompt_tokens: int
-    kept_tokens: int
-    load_seconds: float
-    prompt_seconds: float
-    answer_seconds: float
-    notes: tuple[str, ...] = ()
 
 
 def loaded_line(decision: Decision) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from converters.check.contracts import called_length
 from converters.check.facts import Bundle, Model
@@ -11,7 +11,7 @@ from converters.check.graph import Graph, array, literal, name_of, numbers, shap
 from converters.check.graph import text as text_of
 from converters.check.layout import AUDIO, PREFILL, text_models, vision_models
 from converters.check.measures import common, kind_of, trusted_text
-from converters.check.rule import Hit, Rule
+from converters.check.rule import Hit, Rule, Severity
 from converters.check.rules.configuration import is_gemma
 from converters.gemma4.interface import VERIFY
 from converters.mil.program import Operation
@@ -43,6 +43,14 @@ EPSILON_TOLERANCE = 0.1
 """Relative: near 1e-6, neighbours of fp16 are six hundredths apart."""
 
 
+def _several(
+    model: Model, function: str, found: Sequence[Operation], what: str, severity: Severity | None = None
+) -> Iterator[Hit]:
+    """One hit for all operations of a function that are wrong in the same way; names the first."""
+    if found:
+        yield Hit(model.path, f"{function}: {len(found)} {what}", f"first: {found[0].name}", severity)
+
+
 def _exact_gelu(bundle: Bundle) -> Iterator[Hit]:
     if not is_gemma(bundle):
         return
@@ -50,12 +58,7 @@ def _exact_gelu(bundle: Bundle) -> Iterator[Hit]:
         for name, graph in model.graphs.items():
             exact = [o for o in graph.operations if o.kind == "gelu" and text_of(graph, o, "mode") in ("EXACT", "")]
             exact += [operation for operation in graph.operations if operation.kind == "erf"]
-            if exact:
-                yield Hit(
-                    model.path,
-                    f"{name}: {len(exact)} activations are the exact GELU, the model has the tanh form",
-                    f"first: {exact[0].name}",
-                )
+            yield from _several(model, name, exact, "activations are the exact GELU, the model has the tanh form")
 
 
 def _lost_input(bundle: Bundle) -> Iterator[Hit]:
@@ -111,12 +114,7 @@ def _conv1d(bundle: Bundle) -> Iterator[Hit]:
                 for operation in graph.operations
                 if operation.kind == "conv" and len(shape(graph, operation.outputs[0].name)) == 3
             ]
-            if found:
-                yield Hit(
-                    model.path,
-                    f"{name}: {len(found)} projections are convolutions of rank 3",
-                    f"first: {found[0].name}",
-                )
+            yield from _several(model, name, found, "projections are convolutions of rank 3")
 
 
 def _scaled_scores(bundle: Bundle) -> Iterator[Hit]:
@@ -125,14 +123,12 @@ def _scaled_scores(bundle: Bundle) -> Iterator[Hit]:
     for model in text_models(bundle):
         for name, graph in model.graphs.items():
             fused = [o for o in graph.operations if o.kind == "scaled_dot_product_attention"]
-            if fused:
-                said = f"{name}: {len(fused)} attentions are fused ones, which divide by the root of the head size"
-                yield Hit(model.path, said, f"first: {fused[0].name}", "warning")
+            what = "attentions are fused ones, which divide by the root of the head size"
+            yield from _several(model, name, fused, what, "warning")
             found = [(o, factor) for o in graph.operations if (factor := _factor_after(graph, o)) is not None]
             if found:
-                operation, factor = found[0]
-                said = f"{name}: {len(found)} products of queries and keys are multiplied by {factor:.4g}"
-                yield Hit(model.path, said, f"first: {operation.name}")
+                what = f"products of queries and keys are multiplied by {found[0][1]:.4g}"
+                yield from _several(model, name, [operation for operation, _ in found], what)
 
 
 def _factor_after(graph: Graph, product: Operation) -> float | None:

@@ -12,7 +12,7 @@ import pytest
 
 from converters.mil.program import Package, load_package
 from tests.converters.check.bundles import WEIGHTS, Copy, copy_of
-from zoo.routing import STATEFUL_FOLDER
+from zoo.run.routing import STATEFUL_FOLDER
 
 MakeCopy = Callable[[str], Copy]
 

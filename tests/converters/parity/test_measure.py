@@ -22,7 +22,7 @@ from converters.run.folder import Chosen
 from converters.run.runner import AnyRunner, MilModels, States, Units
 from tests.converters.parity.conftest import CONTEXT, FOUR_CHUNKS, FRAMES, IMAGE_TOKENS, THREE_CHUNKS, build
 from tests.converters.parity.test_engine import change_settings, linked
-from zoo.routing import PREFILL_CHUNKS
+from zoo.run.routing import PREFILL_CHUNKS
 
 pytestmark = pytest.mark.convert
 
@@ -74,7 +74,7 @@ class Tampered:
         return found
 
     def predict_with(self, data: Mapping[str, Array], states: States) -> Mapping[str, Array]:
-        raise NotImplementedError
+        raise AssertionError("only models without states are tampered with")
 
 
 def tampering(

@@ -25,7 +25,7 @@ from converters.run.session import Picker, Sampling, Session, open_session, prob
 from converters.run.stateful import StatefulEngine
 from tests.converters.mil.mil_text import write_mlmodelc
 from tests.converters.parity.conftest import CONTEXT, IMAGE_TOKENS, THREE_CHUNKS
-from zoo.routing import PREFILL_OF_THREE
+from zoo.run.routing import PREFILL_OF_THREE
 
 pytestmark = pytest.mark.convert
 

@@ -26,8 +26,8 @@ from tests.converters.parity.conftest import CONTEXT, TEXT, use_tables
 from tests.converters.parity.conftest import STATEFUL_BATCH as BATCH
 from tests.converters.parity.conftest import STATEFUL_PREFILL as PREFILL
 from zoo.errors import UnusableBundle
-from zoo.routing import STATEFUL_FOLDER as SUBFOLDER
-from zoo.running import chosen, decide, require_driven
+from zoo.run.decision import chosen, decide, require_driven
+from zoo.run.routing import STATEFUL_FOLDER as SUBFOLDER
 
 pytestmark = pytest.mark.convert
 

@@ -1,11 +1,12 @@
 """What of a folder is run, and whether something that does not belong there decides it.
 
-Looks at the folder and leaves the decision to `zoo.routing`.
+Looks at the folder and leaves the decision to `zoo.run.routing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from zoo.errors import DiskError, UnusableBundle
 from zoo.folder import list_folder
 from zoo.lock import load_lock
 from zoo.receipt import load_receipt
-from zoo.routing import (
+from zoo.run.routing import (
     FOUR_CHUNKS,
     STATEFUL_FOLDER,
     THREE_CHUNKS,
@@ -30,6 +31,7 @@ from zoo.routing import (
     reroutings,
     route,
 )
+from zoo.tools import load_tool
 
 LOCK_SUFFIX = ".lock.json"
 """Of the lock beside a build."""
@@ -219,3 +221,24 @@ def chosen(decision: Decision, kind: Callable[..., Any]) -> Any:
         video=only(Role.video),
         audio=only(Role.audio),
     )
+
+
+@contextmanager
+def bundle_errors() -> Iterator[None]:
+    """Turns what the converters find wrong with a bundle into an error of ours."""
+    failure = load_tool("errors").RecipeError
+    try:
+        yield
+    except failure as error:
+        raise UnusableBundle(str(error)) from error
+
+
+def outputs_of(path: Path) -> list[str]:
+    """Names of the outputs of a model's default function.
+
+    Raises:
+        UnusableBundle: the model cannot be read.
+    """
+    with bundle_errors():
+        package = load_tool("program").load_package(path)
+        return [feature.name for feature in package.interfaces[package.default].outputs]

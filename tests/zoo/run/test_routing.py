@@ -1,4 +1,4 @@
-"""What the app would load. Expectations are read off its sources, not off `zoo.routing`."""
+"""What the app would load. Expectations are read off its sources, not off `zoo.run.routing`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from zoo.lock import load_lock
-from zoo.routing import (
+from zoo.run.routing import (
     AUDIO_SIDECARS,
     CHUNKED_SIDECARS,
     STATEFUL_FOLDER,
@@ -22,7 +22,7 @@ from zoo.routing import (
     route,
 )
 
-MANIFESTS = Path(__file__).parents[2] / "manifests"
+MANIFESTS = Path(__file__).parents[3] / "manifests"
 
 
 def models(*names: str, suffix: str = ".mlmodelc") -> set[str]:

@@ -11,8 +11,8 @@ import pytest
 from zoo.errors import UnusableBundle
 from zoo.lock import LOCK_SCHEMA, Lock, LockedFile, save_lock
 from zoo.receipt import Installed, Receipt, ReceiptFile, save_receipt
-from zoo.routing import CHUNKED_SIDECARS, FOUR_CHUNKS, STATEFUL_FOLDER, TEXT_SIDECARS, Role
-from zoo.running import Decision, chosen, decide, require_driven, split_of
+from zoo.run.decision import Decision, chosen, decide, require_driven, split_of
+from zoo.run.routing import CHUNKED_SIDECARS, FOUR_CHUNKS, STATEFUL_FOLDER, TEXT_SIDECARS, Role
 
 MERGED = ("chunk2_3way", "chunk3_3way")
 

@@ -15,7 +15,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,16 +241,25 @@ def hash_files(
     except OSError as error:
         raise DiskError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
-    def one(path: Path) -> Digests:
-        known = cache.get(path) if cache else None
+    found: dict[Path, Digests] = {}
+    for path in ordered:
+        known = cache.get(path) if cache is not None else None
         if known is not None:
+            found[path] = known
             if on_bytes is not None:
                 on_bytes(known.size)
-            return known
+
+    def one(path: Path) -> Digests:
         digests = hash_file(path, on_bytes=on_bytes)
         if cache is not None:
             cache.put(path, digests)
         return digests
 
-    with ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as pool:
-        return dict(zip(ordered, pool.map(one, ordered), strict=True))
+    unknown = [path for path in ordered if path not in found]
+    if unknown:
+        # Imported here: a look at what has not changed is over in the time that this takes to load.
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as pool:
+            found.update(zip(unknown, pool.map(one, unknown), strict=True))
+    return found

@@ -14,8 +14,8 @@ Nothing here follows a symbolic link out of the folder, and `.zoo/` is never par
 from __future__ import annotations
 
 import os
+import platform
 import shutil
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -309,7 +309,7 @@ def folder_lock(
         except Timeout:
             on_wait(f"{folder}: waiting for {_read_owner(owner)}")
             lock.acquire(timeout=-1 if timeout is None else timeout)
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()} ({doing})\n")
+        owner.write_text(f"process {os.getpid()} on {platform.node()} ({doing})\n")
     except Timeout:
         raise Conflict(f"{folder}: {_read_owner(owner)} works there", hint="try again when it is done") from None
     except OSError as error:

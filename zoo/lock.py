@@ -33,7 +33,7 @@ Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """Bytes. 2**53 is what every JSON reader, Swift's included, represents exactly."""
 
 
-class Source(Struct, frozen=True, kw_only=True):
+class Source(Struct, frozen=True, kw_only=True, gc=False):
     """One place the bytes of a file can be had: a path in a repo at a commit, never at a branch."""
 
     repo: RepoId
@@ -55,7 +55,7 @@ class LockedArchive(Struct, frozen=True, kw_only=True):
     sha256: Sha256 | None = None
 
 
-class Member(Struct, frozen=True, kw_only=True):
+class Member(Struct, frozen=True, kw_only=True, gc=False):
     """Where in the lock's archive the bytes of a file lie, so that nobody has to read the archive's own directory.
 
     Attributes:
@@ -71,7 +71,7 @@ class Member(Struct, frozen=True, kw_only=True):
     method: Method
 
 
-class LockedFile(Struct, frozen=True, kw_only=True):
+class LockedFile(Struct, frozen=True, kw_only=True, gc=False):
     """One file of a bundle.
 
     Attributes:

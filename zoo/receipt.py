@@ -18,7 +18,7 @@ RECEIPT_SCHEMA = 1
 RECEIPT_NAME = "receipt.json"
 
 
-class ReceiptFile(Struct, frozen=True, kw_only=True):
+class ReceiptFile(Struct, frozen=True, kw_only=True, gc=False):
     """A file as it was when it was installed. `sha256` is None if it came from a provisional lock."""
 
     path: str

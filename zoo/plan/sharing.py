@@ -20,8 +20,11 @@ from zoo.links import MINIMUM_HARDLINK_BYTES
 from zoo.lock import is_weight
 
 
-class Held(Struct, frozen=True):
-    """One file that a holder keeps. A struct, as `Content` is, because a zoo has ten thousands of them.
+class Held(Struct, frozen=True, gc=False):
+    """One file that a holder keeps.
+
+    A struct that the garbage collector does not look at, as `Content` is: a zoo has ten thousands of them, and none
+    refers back to what refers to it.
 
     Attributes:
         path: in the holder.
@@ -57,7 +60,7 @@ class Holder:
     files: tuple[Held, ...]
 
 
-class Content(Struct, frozen=True):
+class Content(Struct, frozen=True, gc=False):
     """Bytes with a known digest, and everywhere they are.
 
     Attributes:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import requests
 
 PIECE_BYTES = 1 << 20
-"""Most that is gathered. From 256 KiB to 1 MiB the CPU time of a pull falls by a fifth, to 2 MiB by little more; a kill
-loses at most this much of each connection."""
+"""Most that is gathered. From 256 KiB to 1 MiB the CPU time of a pull falls by a fifth, to 2 MiB by little more; a
+kill loses at most this much of each connection."""
 
 LEAST_BYTES = 16 << 10
 """A TLS record (RFC 8446, 5.1); where a connection begins."""

@@ -146,7 +146,7 @@ def _written(package: Path) -> Path:
     if not package.exists():
         begin = time.perf_counter()
         count = write_chunk(FULL_SIZE, package, Palettization(), _shown)
-        print(f"\rwrote {count / 1e9:.2f}e9 weights in {time.perf_counter() - begin:.0f} s", file=sys.stderr)
+        print(f"wrote {count / 1e9:.2f}e9 weights in {time.perf_counter() - begin:.0f} s", file=sys.stderr)
     return package
 
 
@@ -252,7 +252,10 @@ def _silent(_what: str, _fraction: float) -> None:
 
 
 def _shown(what: str, fraction: float) -> None:
-    print(f"\r{fraction:4.0%} {what:60}", end="", file=sys.stderr, flush=True)
+    """On a terminal, how far it is: one line that is written over."""
+    if sys.stderr.isatty():
+        end = "\n" if fraction >= 1 else ""
+        print(f"\r{fraction:4.0%} {what:60}", end=end, file=sys.stderr, flush=True)
 
 
 def _steps_table(runs: Mapping[str, Timed]) -> str:

@@ -2,14 +2,24 @@
 
 A group of 16-bit weights has few distinct values, so it is counted first and solved as a weighted histogram. Optimal
 clusters are runs of the sorted values, and the sum of squares within a run is what is left of the group's after
-(sum of values)^2 / (number of values) of each run is taken away. So the best runs are found by dynamic programming:
-`gain[m][i] = max over j of gain[m - 1][j] + (S[i] - S[j])^2 / (W[i] - W[j])`, with S and W the running sums of values
-and numbers. The best j never falls when i rises, nor when m does (Wu, "Optimal quantization by matrix searching",
-1991; Gronlund et al., arXiv:1701.07204), so each row is filled from its middle outwards, level by level, and hardly
-looks at any j that cannot win.
+gain(j, i) = (sum of values j to i)^2 / (number of values) of each run is taken away. The runs with the largest gain
+are found in two steps:
+
+1. Each run is made to cost a penalty. Without a number of runs to keep to, a single pass finds the best runs of all
+   beginnings of the values, because a later start, once it wins, wins for good (`_penalised`). The larger the penalty,
+   the fewer runs; a few passes bring them to the number wanted or next to it. The runs found are the best for their
+   number (Aggarwal, Schieber and Tokuyama, "Finding a minimum-weight k-link path in graphs with the concave Monge
+   property", 1994).
+2. Between the borders of the best l runs lie those of the best k: the m-th between the m-th and the one l - k further.
+   Dynamic programming over what lies between them finds the best k runs (`_within`), and has nothing left to decide
+   if l is k. There, too, the best start never falls when the end rises (Wu, "Optimal quantization by matrix
+   searching", 1991; Gronlund et al., arXiv:1701.07204), so each row is filled from its middle outwards.
+
+Where the first step ends decides how long the second one takes, not what it finds.
 
 Everything here is compiled by Numba, releases the GIL and keeps no state: threads work on groups side by side. Nothing
-is summed in an order that depends on how many threads there are.
+is summed in an order that depends on how many threads there are. It is all in one file because Numba compiles anew
+when the file of a function has changed, not when that of a function it calls has.
 """
 
 from __future__ import annotations
@@ -24,11 +34,24 @@ import numpy.typing as npt
 
 Codes = npt.NDArray[np.uint16]
 Doubles = npt.NDArray[np.float64]
+Places = npt.NDArray[np.int32]
+"""Numbers of points, counted from the first one: where runs start and end."""
 
 CODES = 1 << 16
 """Number of 16-bit patterns."""
 
 NEGATIVE_ZERO = 0x8000
+
+BLOCK = 64
+"""Codes that are passed over together if none of them occurs."""
+
+LEAST_MASS = 2.0**-46
+"""Of a point, as part of all: less is counted as this much, as it would be lost in sums of 53 bits. Importances may be
+as small as they like."""
+
+PASSES = 8
+"""Of the search for the number of clusters, at most. One or two are usual, as the error of weights hardly differs from
+that of a smooth density."""
 
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 
@@ -58,28 +81,63 @@ def weigh(codes: Codes, importance: npt.NDArray[np.float32], mass: Doubles) -> N
 
 
 @compiled
-def gather(mass: Doubles, order: Codes, values: Doubles, points: Doubles, masses: Doubles) -> int:
-    """The distinct values of a group in ascending order, and their mass.
+def occurring(counts: npt.NDArray[np.uint32], codes: Codes) -> int:
+    """The codes that occur, in ascending order of their value: sign and magnitude, so negative ones backwards.
 
     Args:
-        mass: per code.
-        order: codes of finite numbers in ascending order of their value.
-        values: value per code.
-        points: receives the values.
-        masses: receives their masses, all above 0.
+        counts: per code.
+        codes: receives them; those that are no finite numbers come first and last.
 
     Returns:
         How many there are.
     """
     found = 0
-    for code in order:
-        if mass[code] > 0:
-            value = values[code]
+    blocks = counts.reshape(-1, BLOCK)
+    for block in range(len(blocks)):
+        negative = block < len(blocks) // 2
+        place = len(blocks) - 1 - block if negative else block - len(blocks) // 2
+        if _nothing(blocks[place]):
+            continue
+        for i in range(BLOCK):
+            code = place * BLOCK + (BLOCK - 1 - i if negative else i)
+            if counts[code]:
+                codes[found] = code
+                found += 1
+    return found
+
+
+@compiled
+def _nothing(counts: npt.NDArray[np.uint32]) -> bool:
+    """Whether all are 0: without a way out of the loop, which is how it is vectorised."""
+    some = np.uint32(0)
+    for number in counts:
+        some |= number
+    return bool(some == 0)
+
+
+@compiled
+def gather(codes: Codes, masses: Doubles, values: Doubles, points: Doubles, together: Doubles) -> int:
+    """The distinct values of a group in ascending order, and their mass.
+
+    Args:
+        codes: in ascending order of their value.
+        masses: of each; those of mass 0 are left out.
+        values: value per code.
+        points: receives the values.
+        together: receives their masses, all above 0.
+
+    Returns:
+        How many there are.
+    """
+    found = 0
+    for i in range(codes.size):
+        if masses[i] > 0:
+            value = values[codes[i]]
             if found and points[found - 1] == value:  # both zeros; codes that are one value in float16
-                masses[found - 1] += mass[code]
+                together[found - 1] += masses[i]
             else:
                 points[found] = value
-                masses[found] = mass[code]
+                together[found] = masses[i]
                 found += 1
     return found
 
@@ -95,54 +153,191 @@ def cluster(points: Doubles, masses: Doubles, centroids: Doubles) -> None:
     """
     size, clusters = points.size, centroids.size
     total, moment = np.zeros(size + 1), np.zeros(size + 1)
+    square, least = 0.0, masses.sum() * LEAST_MASS
     for i in range(size):
-        total[i + 1] = total[i] + masses[i]
-        moment[i + 1] = moment[i] + masses[i] * points[i]
-    before, gain = np.zeros(size + 1), np.zeros(size + 1)
-    # start[m, i]: where the last of m + 1 clusters of the first i points starts. Fits: there are fewer codes.
-    start = np.zeros((clusters, size + 1), np.uint16)
-    for i in range(1, size + 1):
-        before[i] = moment[i] * moment[i] / total[i]
-    top = 1
-    while top <= size:
-        top *= 2
-    for m in range(1, clusters - 1):
-        step = top
-        while step >= 1:
-            for i in range(step, size + 1, 2 * step):
-                if i > m:
-                    low = max(m, int(start[m - 1, i]))
-                    if i - step > m:
-                        low = max(low, int(start[m, i - step]))
-                    high = i - 1
-                    if i + step <= size:
-                        high = min(high, int(start[m, i + step]))
-                    _best(i, low, high, before, total, moment, gain, start[m])
-            step //= 2
-        before[:] = gain
-    if clusters > 1:
-        last = clusters - 1
-        _best(size, max(last, int(start[last - 1, size])), size - 1, before, total, moment, gain, start[last])
-    end = size
-    for m in range(clusters - 1, -1, -1):
-        begin = int(start[m, end])
+        mass = max(masses[i], least)
+        total[i + 1] = total[i] + mass
+        moment[i + 1] = moment[i] + mass * points[i]
+        square += mass * points[i] * points[i]
+    borders = _within(_near(clusters, square, total, moment), clusters, total, moment)
+    for m in range(clusters):
+        begin, end = borders[m], borders[m + 1]
         centroids[m] = (moment[end] - moment[begin]) / (total[end] - total[begin])
-        end = begin
+
+
+@compiled
+def _near(clusters: int, square: float, total: Doubles, moment: Doubles) -> Places:
+    """The borders of the best runs of some number near the one wanted, from 0 to the number of points.
+
+    Args:
+        clusters: wanted.
+        square: gain of as many runs as points.
+        total: running sum of masses.
+        moment: running sum of values.
+    """
+    size = total.size - 1
+    nearest = np.array([0, size], np.int32)
+    if clusters <= 2:  # for which the other step has next to nothing to do
+        return nearest
+    gain, start = np.empty(size + 1), np.empty(size + 1, np.int32)
+    candidates, wins = np.empty(size + 1, np.int32), np.empty(size + 1, np.int32)
+    # The best runs known of fewer than wanted, and of more.
+    few, few_gain, few_penalty = 1, moment[size] * moment[size] / total[size], np.inf
+    many, many_gain, many_penalty = size, square, 0.0
+    # The error falls with the square of the number of runs; of a normal density it is 2.7 of the variance for one.
+    penalty = 6.0 * (square - few_gain) / clusters**3
+    for _ in range(PASSES):
+        if not many_penalty < penalty < few_penalty:
+            penalty = (many_gain - few_gain) / (many - few)  # at which both are as good
+        found = _penalised(penalty, total, moment, gain, start, candidates, wins)
+        if abs(found - clusters) < abs(nearest.size - 1 - clusters):
+            nearest = np.empty(found + 1, np.int32)
+            nearest[found] = size
+            for m in range(found - 1, -1, -1):
+                nearest[m] = start[nearest[m + 1]]
+        if abs(found - clusters) <= 1:
+            break
+        if found < clusters:
+            few, few_gain, few_penalty = found, gain[size] + found * penalty, penalty
+        else:
+            many, many_gain, many_penalty = found, gain[size] + found * penalty, penalty
+        penalty *= (found / clusters) ** 3
+    return nearest
+
+
+@compiled
+def _gain(j: int, i: int, gain: Doubles, total: Doubles, moment: Doubles) -> float:
+    """Gain of the first `i` points if their last run starts at `j`."""
+    sum_ = moment[i] - moment[j]
+    return float(gain[j] + sum_ * sum_ / (total[i] - total[j]))
+
+
+@compiled
+def _penalised(
+    penalty: float,
+    total: Doubles,
+    moment: Doubles,
+    gain: Doubles,
+    start: Places,
+    candidates: Places,
+    wins: Places,
+) -> int:
+    """The best runs of any number, each of which costs `penalty`.
+
+    Args:
+        penalty: what each run costs.
+        total: running sum of masses.
+        moment: running sum of values.
+        gain: receives the gain of the first i points.
+        start: receives where their last run starts.
+        candidates: scratch; starts that win for some end to come, in the order in which they do.
+        wins: scratch; the first end for which each of them does.
+
+    Returns:
+        The number of runs.
+    """
+    size = total.size - 1
+    gain[0] = 0.0
+    candidates[0], wins[0] = 0, 1
+    first = last = 0
+    for i in range(1, size + 1):
+        while first < last and wins[first + 1] <= i:
+            first += 1
+        start[i] = candidates[first]
+        gain[i] = _gain(candidates[first], i, gain, total, moment) - penalty
+        # As a start, `i` beats the last candidates from some end on. Those that it beats as soon as they win are out.
+        end = i + 1
+        while last >= first:
+            end = max(i + 1, int(wins[last]))
+            if end > size or _gain(i, end, gain, total, moment) <= _gain(candidates[last], end, gain, total, moment):
+                break
+            last -= 1
+        if last >= first:
+            end = _overtaking(i, int(candidates[last]), end, gain, total, moment)
+        if end <= size:
+            last += 1
+            candidates[last], wins[last] = i, end
+    runs, end = 0, size
+    while end > 0:
+        runs, end = runs + 1, int(start[end])
+    return runs
+
+
+@compiled
+def _overtaking(j: int, rival: int, low: int, gain: Doubles, total: Doubles, moment: Doubles) -> int:
+    """The first end beyond `low` for which a start `j` beats an earlier one; one more than there are if there is none.
+
+    It is near, as a rule, so steps grow from `low` on before they shrink.
+    """
+    size = total.size - 1
+    step, high = 1, low + 1
+    while high <= size and _gain(j, high, gain, total, moment) <= _gain(rival, high, gain, total, moment):
+        low, step = high, 2 * step
+        high = low + step
+    high = min(high, size + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _gain(j, middle, gain, total, moment) > _gain(rival, middle, gain, total, moment):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+@compiled
+def _within(near: Places, clusters: int, total: Doubles, moment: Doubles) -> Places:
+    """The borders of the best runs, from 0 to the number of points.
+
+    Args:
+        near: the borders of the best runs of any other number.
+        clusters: how many runs there are to be.
+        total: running sum of masses.
+        moment: running sum of values.
+    """
+    size, runs = total.size - 1, near.size - 1
+    lows, highs = np.empty(clusters + 1, np.int32), np.empty(clusters + 1, np.int32)
+    for m in range(clusters + 1):
+        one, other = min(m, runs), min(max(m + runs - clusters, 0), runs)
+        lows[m] = max(m, near[min(one, other)])
+        highs[m] = min(size - (clusters - m), near[max(one, other)])
+    before, gain = np.empty(size + 1), np.empty(size + 1)
+    # start[m, i]: where the last of m runs starts that end at the i-th place within their limits
+    start = np.zeros((clusters + 1, 1 + (highs - lows).max()), np.int32)
+    for i in range(lows[1], highs[1] + 1):
+        before[i] = moment[i] * moment[i] / total[i]
+    for m in range(2, clusters + 1):
+        low, count = lows[m], 1 + highs[m] - lows[m]
+        step = 1
+        while 2 * step <= count:
+            step *= 2
+        while step >= 1:
+            for at in range(step - 1, count, 2 * step):
+                first = int(start[m, at - step]) if at >= step else int(lows[m - 1])
+                last = min(int(highs[m - 1]), low + at - 1)
+                if at + step < count:
+                    last = min(last, int(start[m, at + step]))
+                _best(low + at, first, last, before, total, moment, gain, start[m, at:])
+            step //= 2
+        before, gain = gain, before
+    borders = np.empty(clusters + 1, np.int32)
+    borders[clusters] = size
+    for m in range(clusters, 0, -1):
+        borders[m - 1] = start[m, borders[m] - lows[m]]
+    return borders
 
 
 @compiled
 def _best(
-    i: int, low: int, high: int, before: Doubles, total: Doubles, moment: Doubles, gain: Doubles, start: Codes
+    i: int, first: int, last: int, before: Doubles, total: Doubles, moment: Doubles, gain: Doubles, start: Places
 ) -> None:
-    """Where the last cluster of the first `i` points starts; the first of several that are as good."""
-    most, at = -1.0, low
-    for j in range(low, high + 1):
-        sum_ = moment[i] - moment[j]
-        value = before[j] + sum_ * sum_ / (total[i] - total[j])
+    """Where the last run of the first `i` points starts; the first of several starts that are as good."""
+    most, at = -1.0, first
+    for j in range(first, last + 1):
+        value = _gain(j, i, before, total, moment)
         if value > most:
             most, at = value, j
     gain[i] = most
-    start[i] = at
+    start[0] = at
 
 
 @compiled
@@ -159,33 +354,33 @@ def nearest_half(value: float, grid: Doubles, grid_codes: Codes) -> int:
 
 @compiled
 def solve(
-    mass: Doubles,
-    order: Codes,
+    codes: Codes,
+    masses: Doubles,
     values: Doubles,
     grid: Doubles,
     grid_codes: Codes,
     table: Codes,
     index: npt.NDArray[np.uint8],
 ) -> None:
-    """The table of a group that has been counted, and the index of each code.
+    """The table of a group that has been counted, and the index of each of its codes.
 
     Args:
-        mass: per code; above 0 for one at least.
-        order: as in `gather`.
-        values: as in `gather`.
+        codes: those that occur, in ascending order of their value, which is finite.
+        masses: of each; above 0 for one at least.
+        values: value per code.
         grid: all finite float16 values, ascending, zero once.
         grid_codes: their codes.
         table: receives float16 codes, ascending; the last one repeats if there are fewer values than entries.
-        index: receives, for every code in `order`, the nearest entry; of two as near, the smaller one.
+        index: receives, for each of `codes`, the nearest entry; of two as near, the smaller one.
     """
     entries = table.size
-    points, masses = np.empty(order.size), np.empty(order.size)
-    found = gather(mass, order, values, points, masses)
+    points, together = np.empty(codes.size), np.empty(codes.size)
+    found = gather(codes, masses, values, points, together)
     filled = min(found, entries)
     centroids = points[:filled]
     if found > entries:
         centroids = np.empty(entries)
-        cluster(points[:found], masses[:found], centroids)
+        cluster(points[:found], together[:found], centroids)
     rounded = np.empty(filled)
     for entry in range(entries):
         if entry < filled:
@@ -198,7 +393,7 @@ def solve(
             table[entry] = table[filled - 1]
     # The rounded centroids have other borders between them.
     entry = 0
-    for code in order:
+    for code in codes:
         while entry < filled - 1 and values[code] > (rounded[entry] + rounded[entry + 1]) / 2:
             entry += 1
         index[code] = entry
@@ -208,7 +403,7 @@ def solve(
 def solve_groups(
     codes: Codes,
     importance: npt.NDArray[np.float32],
-    order: Codes,
+    finite: int,
     values: Doubles,
     grid: Doubles,
     grid_codes: Codes,
@@ -220,7 +415,7 @@ def solve_groups(
     Args:
         codes: `(groups, rows, columns)`.
         importance: of the same shape, or empty: all weights count the same. Nowhere negative.
-        order: as in `solve`.
+        finite: the first code from 0 on that is no finite number; negative ones are the same but for their sign.
         values: as in `solve`.
         grid: as in `solve`.
         grid_codes: as in `solve`.
@@ -228,29 +423,40 @@ def solve_groups(
         indices: of the shape of `codes`, receives the indices.
 
     Returns:
-        The first group with a code that is not in `order`, that is with a weight that is no number; -1 if there is
-        none.
+        The first group with a weight that is no finite number; -1 if there is none.
     """
     counts = np.zeros(CODES, np.uint32)
+    occurs = np.empty(CODES, np.uint16)
+    masses = np.empty(CODES)
     mass = np.zeros(CODES)
-    index = np.zeros(CODES, np.uint8)
+    index = np.empty(CODES, np.uint8)
     for group in range(codes.shape[0]):
-        counts[:] = 0
         flat = codes[group].reshape(-1)
+        counts[:] = 0
         count(flat, counts)
-        finite = 0
-        for code in order:
-            finite += counts[code]
-        if finite != flat.size:
+        found = occurring(counts, occurs)
+        if not all_finite(occurs[:found], finite):
             return group
-        mass[:] = 0
+        heavy = False
         if importance.size:
+            for code in occurs[:found]:
+                mass[code] = 0
             weigh(codes[group], importance[group], mass)
-        if not mass.any():
-            mass[:] = counts
-        solve(mass, order, values, grid, grid_codes, tables[group], index)
+            for i in range(found):
+                masses[i] = mass[occurs[i]]
+                heavy = heavy or masses[i] > 0
+        if not heavy:
+            for i in range(found):
+                masses[i] = counts[occurs[i]]
+        solve(occurs[:found], masses[:found], values, grid, grid_codes, tables[group], index)
         look_up(flat, index, indices[group].reshape(-1))
     return -1
+
+
+@compiled
+def all_finite(codes: Codes, finite: int) -> bool:
+    """Whether codes in the order of `occurring` are all finite: those that are not come first and last."""
+    return max(int(codes[0]) & 0x7FFF, int(codes[-1]) & 0x7FFF) < finite
 
 
 @compiled

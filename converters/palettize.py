@@ -18,7 +18,7 @@ import numpy.typing as npt
 from converters import kmeans
 from converters.errors import RecipeError
 from converters.ordered import in_order, usable_cores
-from converters.weights import Codes, Half, Weight, array_weight, encoding, half_grid, not_finite
+from converters.weights import Codes, Encoding, Half, Weight, array_weight, encoding, half_grid, not_finite
 
 Indices = npt.NDArray[np.uint8]
 Importance = npt.NDArray[np.float32]
@@ -215,7 +215,7 @@ def _solve(codes: Codes, dtype: str, entries: int, importance: Importance | None
     broken = kmeans.solve_groups(
         codes,
         everything_counts if importance is None else importance,
-        meaning.order,
+        _finite(meaning),
         meaning.values,
         *half_grid(),
         tables,
@@ -224,6 +224,11 @@ def _solve(codes: Codes, dtype: str, entries: int, importance: Importance | None
     if broken >= 0:
         raise FloatingPointError
     return Block(tables.view(np.float16), indices.reshape(-1))
+
+
+def _finite(meaning: Encoding) -> int:
+    """The first code from 0 on that is no finite number."""
+    return int(meaning.order[-1]) + 1
 
 
 def _large_group(
@@ -249,12 +254,13 @@ def _large_group(
         counts += some
         if heavy is not None:
             mass += heavy
-    if counts[meaning.order].sum() != (span[1] - span[0]) * weight.row_size:
+    occurs = np.empty(kmeans.CODES, np.uint16)
+    occurs = occurs[: kmeans.occurring((counts > 0).astype(np.uint32), occurs)]
+    if not kmeans.all_finite(occurs, _finite(meaning)):
         raise not_finite(weight.name)
-    table, index = np.empty(entries, np.uint16), np.zeros(kmeans.CODES, np.uint8)
-    if not mass.any():
-        mass[:] = counts
-    kmeans.solve(mass, meaning.order, meaning.values, *half_grid(), table, index)
+    masses = mass[occurs] if mass.any() else counts[occurs].astype(np.float64)
+    table, index = np.empty(entries, np.uint16), np.empty(kmeans.CODES, np.uint8)
+    kmeans.solve(occurs, masses, meaning.values, *half_grid(), table, index)
 
     def look_up(part: tuple[int, int]) -> Indices:
         codes, _ = weight.codes(*part)

@@ -2,7 +2,8 @@
 
 What coremltools would do on its own representation of a program, in the same form: a constant becomes a
 `constexpr_lut_to_dense` or a `constexpr_blockwise_shift_scale` that refers to its parts in the weight file. A weight
-that comes again, in this function or another, is neither compressed nor stored again.
+that comes again, in this function or another, is neither compressed nor stored again; one that comes again in another
+package gets the tables that were solved for it, if the process was told where to keep them (`converters.table_store`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from converters.mil.types import DType
 from converters.ordered import in_order, usable_cores
 from converters.palettize import Palettization
 from converters.quantize import LinearQuantization
+from converters.table_store import shared_store
 from converters.weight_file import Flat, WeightFile
 from converters.weights import PLACEHOLDER_FILE, Weight, array_weight
 
@@ -193,7 +195,7 @@ class Compressor:
             large, entries = INDICES[self.scheme.bits], 1 << self.scheme.bits
 
             def indices(scheme: Palettization) -> Iterator[Flat]:
-                for block in palettize.blocks(weight, scheme):
+                for block in palettize.blocks(weight, scheme, store=shared_store()):
                     small.append(block.lut.reshape(-1))
                     yield block.indices
 

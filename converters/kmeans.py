@@ -17,9 +17,8 @@ are found in two steps:
 
 Where the first step ends decides how long the second one takes, not what it finds.
 
-Everything here is compiled by Numba, releases the GIL and keeps no state: threads work on groups side by side. Nothing
-is summed in an order that depends on how many threads there are. It is all in one file because Numba compiles anew
-when the file of a function has changed, not when that of a function it calls has.
+Everything here is compiled by Numba, releases the GIL and keeps no state: threads work on groups side by side. It is
+in one file because Numba compiles anew when a function's file has changed, not when that of one that it calls has.
 """
 
 from __future__ import annotations
@@ -353,16 +352,8 @@ def nearest_half(value: float, grid: Doubles, grid_codes: Codes) -> int:
 
 
 @compiled
-def solve(
-    codes: Codes,
-    masses: Doubles,
-    values: Doubles,
-    grid: Doubles,
-    grid_codes: Codes,
-    table: Codes,
-    index: npt.NDArray[np.uint8],
-) -> None:
-    """The table of a group that has been counted, and the index of each of its codes.
+def solve(codes: Codes, masses: Doubles, values: Doubles, grid: Doubles, grid_codes: Codes, table: Codes) -> None:
+    """The table of a group that has been counted.
 
     Args:
         codes: those that occur, in ascending order of their value, which is finite.
@@ -371,30 +362,35 @@ def solve(
         grid: all finite float16 values, ascending, zero once.
         grid_codes: their codes.
         table: receives float16 codes, ascending; the last one repeats if there are fewer values than entries.
-        index: receives, for each of `codes`, the nearest entry; of two as near, the smaller one.
     """
-    entries = table.size
     points, together = np.empty(codes.size), np.empty(codes.size)
     found = gather(codes, masses, values, points, together)
-    filled = min(found, entries)
+    filled = min(found, table.size)
     centroids = points[:filled]
-    if found > entries:
-        centroids = np.empty(entries)
+    if found > table.size:
+        centroids = np.empty(table.size)
         cluster(points[:found], together[:found], centroids)
-    rounded = np.empty(filled)
-    for entry in range(entries):
-        if entry < filled:
-            position = nearest_half(centroids[entry], grid, grid_codes)
-            rounded[entry] = grid[position]
-            table[entry] = grid_codes[position]
-            if grid[position] == 0 and centroids[entry] < 0:
-                table[entry] = NEGATIVE_ZERO
-        else:
-            table[entry] = table[filled - 1]
-    # The rounded centroids have other borders between them.
+    for entry in range(filled):
+        position = nearest_half(centroids[entry], grid, grid_codes)
+        table[entry] = grid_codes[position]
+        if grid[position] == 0 and centroids[entry] < 0:
+            table[entry] = NEGATIVE_ZERO
+    table[filled:] = table[filled - 1]
+
+
+@compiled
+def assign(codes: Codes, values: Doubles, entries: Doubles, index: npt.NDArray[np.uint8]) -> None:
+    """The nearest entry of each code; of two as near, the smaller one.
+
+    Args:
+        codes: in ascending order of their value.
+        values: value per code.
+        entries: of the table, that is rounded: there are other borders between them than between the clusters.
+        index: receives the number of the entry, for each of `codes`.
+    """
     entry = 0
     for code in codes:
-        while entry < filled - 1 and values[code] > (rounded[entry] + rounded[entry + 1]) / 2:
+        while entry < entries.size - 1 and values[code] > (entries[entry] + entries[entry + 1]) / 2:
             entry += 1
         index[code] = entry
 
@@ -403,8 +399,10 @@ def solve(
 def solve_groups(
     codes: Codes,
     importance: npt.NDArray[np.float32],
-    finite: int,
+    known: npt.NDArray[np.bool_],
+    order: Codes,
     values: Doubles,
+    halves: Doubles,
     grid: Doubles,
     grid_codes: Codes,
     tables: Codes,
@@ -415,8 +413,10 @@ def solve_groups(
     Args:
         codes: `(groups, rows, columns)`.
         importance: of the same shape, or empty: all weights count the same. Nowhere negative.
-        finite: the first code from 0 on that is no finite number; negative ones are the same but for their sign.
+        known: for each group, whether its table is there already.
+        order: all codes of finite numbers in ascending order of their value.
         values: as in `solve`.
+        halves: value of each float16 code.
         grid: as in `solve`.
         grid_codes: as in `solve`.
         tables: `(groups, entries)`, receives the float16 codes of the tables.
@@ -426,37 +426,40 @@ def solve_groups(
         The first group with a weight that is no finite number; -1 if there is none.
     """
     counts = np.zeros(CODES, np.uint32)
-    occurs = np.empty(CODES, np.uint16)
-    masses = np.empty(CODES)
+    occurs, masses = np.empty(CODES, np.uint16), np.empty(CODES)
     mass = np.zeros(CODES)
     index = np.empty(CODES, np.uint8)
     for group in range(codes.shape[0]):
         flat = codes[group].reshape(-1)
-        counts[:] = 0
-        count(flat, counts)
-        found = occurring(counts, occurs)
-        if not all_finite(occurs[:found], finite):
-            return group
-        heavy = False
-        if importance.size:
-            for code in occurs[:found]:
-                mass[code] = 0
-            weigh(codes[group], importance[group], mass)
-            for i in range(found):
-                masses[i] = mass[occurs[i]]
-                heavy = heavy or masses[i] > 0
-        if not heavy:
-            for i in range(found):
-                masses[i] = counts[occurs[i]]
-        solve(occurs[:found], masses[:found], values, grid, grid_codes, tables[group], index)
+        if known[group]:
+            assign(order, values, halves[tables[group]], index)
+        else:
+            counts[:] = 0
+            count(flat, counts)
+            found = occurring(counts, occurs)
+            if not all_finite(occurs[:found], order):
+                return group
+            heavy = False
+            if importance.size:
+                for code in occurs[:found]:
+                    mass[code] = 0
+                weigh(codes[group], importance[group], mass)
+                for i in range(found):
+                    masses[i] = mass[occurs[i]]
+                    heavy = heavy or masses[i] > 0
+            if not heavy:
+                for i in range(found):
+                    masses[i] = counts[occurs[i]]
+            solve(occurs[:found], masses[:found], values, grid, grid_codes, tables[group])
+            assign(occurs[:found], values, halves[tables[group]], index)
         look_up(flat, index, indices[group].reshape(-1))
     return -1
 
 
 @compiled
-def all_finite(codes: Codes, finite: int) -> bool:
-    """Whether codes in the order of `occurring` are all finite: those that are not come first and last."""
-    return max(int(codes[0]) & 0x7FFF, int(codes[-1]) & 0x7FFF) < finite
+def all_finite(codes: Codes, order: Codes) -> bool:
+    """Whether codes in the order of `occurring` are among those in `order`: others come first and last."""
+    return max(int(codes[0]) & 0x7FFF, int(codes[-1]) & 0x7FFF) <= int(order[-1])
 
 
 @compiled

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from converters import kmeans
 from converters.errors import RecipeError
 from converters.ordered import in_order, usable_cores
-from converters.weights import Codes, Encoding, Half, Weight, array_weight, encoding, half_grid, not_finite
+from converters.table_store import TableStore, table_key
+from converters.weights import Codes, Half, Weight, array_weight, encoding, half_grid, not_finite
 
 Indices = npt.NDArray[np.uint8]
 Importance = npt.NDArray[np.float32]
@@ -158,7 +159,12 @@ def solve_group(values: Half, bits: int) -> tuple[Half, Indices]:
 
 
 def blocks(
-    weight: Weight, scheme: Palettization, *, importance: Importance | None = None, threads: int | None = None
+    weight: Weight,
+    scheme: Palettization,
+    *,
+    importance: Importance | None = None,
+    threads: int | None = None,
+    store: TableStore | None = None,
 ) -> Iterator[Block]:
     """Compress a weight block by block, reading it as it goes along.
 
@@ -167,6 +173,8 @@ def blocks(
         scheme: what to compress to.
         importance: of the weight's shape; None if all weights count the same.
         threads: to work on; None for as many as there are cores.
+        store: of tables, in which those are looked for before they are solved, and kept. Not those of groups that are
+            larger than a block: solving one takes no time beside counting it.
 
     Returns:
         Blocks in order.
@@ -186,49 +194,67 @@ def blocks(
     # As many as fit; fewer, if some threads would have none. How many there are does not change what is in them.
     together = max(1, min(BLOCK // (rows * weight.row_size), -(-groups // (2 * threads))))
     spans = [(start * rows, min(start + together, groups) * rows) for start in range(0, groups, together)]
-    yield from in_order(partial(_whole_groups, weight, rows, 1 << scheme.bits, importance), spans, threads)
+    yield from in_order(partial(_whole_groups, weight, rows, 1 << scheme.bits, importance, store), spans, threads)
 
 
 def _whole_groups(
-    weight: Weight, rows: int, entries: int, importance: Importance | None, span: tuple[int, int]
+    weight: Weight,
+    rows: int,
+    entries: int,
+    importance: Importance | None,
+    store: TableStore | None,
+    span: tuple[int, int],
 ) -> Block:
     start, stop = span
     codes, _ = weight.codes(start, stop)
     shape = ((stop - start) // rows, rows, weight.row_size)
     counts = None if importance is None else np.ascontiguousarray(importance[start:stop]).reshape(shape)
     try:
-        return _solve(codes.reshape(shape), weight.dtype, entries, counts)
+        return _solve(codes.reshape(shape), weight.dtype, entries, counts, store)
     except FloatingPointError as error:
         raise not_finite(weight.name) from error
 
 
-def _solve(codes: Codes, dtype: str, entries: int, importance: Importance | None) -> Block:
-    """Solve groups; `codes` is `(groups, rows, columns)`.
+def _solve(
+    codes: Codes, dtype: str, entries: int, importance: Importance | None, store: TableStore | None = None
+) -> Block:
+    """Solve groups, or find their tables in the store; `codes` is `(groups, rows, columns)`.
 
     Raises:
         FloatingPointError: a weight is not finite.
     """
     meaning = encoding(dtype)
     tables = np.empty((codes.shape[0], entries), np.uint16)
+    known = np.zeros(codes.shape[0], np.bool_)
+    keys = [] if store is None else _keys(codes, dtype, entries, importance)
+    for group, table in enumerate(store.find(keys) if store is not None else ()):
+        if table is not None:
+            tables[group], known[group] = np.frombuffer(table, "<u2"), True
     indices = np.empty(codes.shape, np.uint8)
     everything_counts = np.empty((0, 0, 0), np.float32)
     broken = kmeans.solve_groups(
         codes,
         everything_counts if importance is None else importance,
-        _finite(meaning),
+        known,
+        meaning.order,
         meaning.values,
+        encoding("float16").values,
         *half_grid(),
         tables,
         indices,
     )
     if broken >= 0:
         raise FloatingPointError
+    if store is not None and not known.all():
+        store.keep({keys[group]: tables[group].astype("<u2").tobytes() for group in np.flatnonzero(~known)})
     return Block(tables.view(np.float16), indices.reshape(-1))
 
 
-def _finite(meaning: Encoding) -> int:
-    """The first code from 0 on that is no finite number."""
-    return int(meaning.order[-1]) + 1
+def _keys(codes: Codes, dtype: str, entries: int, importance: Importance | None) -> list[bytes]:
+    """What the tables of groups are kept under."""
+    means = "bfloat16" if dtype == "bfloat16" else "float16"  # float32 has been rounded
+    counts = [None] * len(codes) if importance is None else importance
+    return [table_key(group, means, entries, count) for group, count in zip(codes, counts, strict=True)]
 
 
 def _large_group(
@@ -256,11 +282,12 @@ def _large_group(
             mass += heavy
     occurs = np.empty(kmeans.CODES, np.uint16)
     occurs = occurs[: kmeans.occurring((counts > 0).astype(np.uint32), occurs)]
-    if not kmeans.all_finite(occurs, _finite(meaning)):
+    if not kmeans.all_finite(occurs, meaning.order):
         raise not_finite(weight.name)
     masses = mass[occurs] if mass.any() else counts[occurs].astype(np.float64)
     table, index = np.empty(entries, np.uint16), np.empty(kmeans.CODES, np.uint8)
-    kmeans.solve(occurs, masses, meaning.values, *half_grid(), table, index)
+    kmeans.solve(occurs, masses, meaning.values, *half_grid(), table)
+    kmeans.assign(occurs, meaning.values, encoding("float16").values[table], index)
 
     def look_up(part: tuple[int, int]) -> Indices:
         codes, _ = weight.codes(*part)

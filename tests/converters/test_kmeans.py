@@ -135,9 +135,9 @@ def test_codes_occur_in_the_order_of_their_values(dtype: str) -> None:
         codes = codes[: kmeans.occurring(counts, codes)]
         assert set(codes.tolist()) == set(some.tolist())
         assert (np.diff(meaning.values[codes]) >= 0).all()
-        assert kmeans.all_finite(codes, finite)
+        assert kmeans.all_finite(codes, meaning.order)
     for bad in (finite, finite + 0x8000, 0x7FFF, 0xFFFF):
         counts[bad] = 1
         codes = np.empty(kmeans.CODES, np.uint16)
-        assert not kmeans.all_finite(codes[: kmeans.occurring(counts, codes)], finite)
+        assert not kmeans.all_finite(codes[: kmeans.occurring(counts, codes)], meaning.order)
         counts[bad] = 0

@@ -75,8 +75,11 @@ def run_job(message: dict[str, Any], send: Send) -> None:
 
 def _convert(message: dict[str, Any], send: Send) -> dict[str, Any]:
     from converters.recipe import Job
+    from converters.table_store import remember_in
     from zoo.digests import hash_file
+    from zoo.locations import cache_directory
 
+    remember_in(cache_directory() / "tables.sqlite")
     output = Path(message["output"])
     module, _, function = message["run"].partition(":")
     work: Callable[[Job], None] = getattr(importlib.import_module(module), function)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -122,6 +123,11 @@ def _image(feature: Feature, value: Any) -> Array:
     if problem := shape_problem(feature, array.shape):
         raise InputError(f"input {feature.name!r} has shape {list(array.shape)}, {problem}")
     return array.astype(np.float32)
+
+
+def widened(declared: TensorType) -> TensorType:
+    """A type with float32 in the place of fp16."""
+    return replace(declared, dtype=DType.FP32) if declared.dtype is DType.FP16 else declared
 
 
 # --- outputs --------------------------------------------------------------------------------------------

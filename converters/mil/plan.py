@@ -28,8 +28,9 @@ from converters.mil.site import NOTHING, Bound, Kernel, Operand, Site
 from converters.mil.types import StateType, TensorType, ValueType
 from converters.mil.weights import Constant, Weights
 
-Arithmetic = Literal["fp32", "fp16"]
-"""`fp32`: results are not rounded between operations. `fp16`: each fp16 result is rounded to fp16."""
+Arithmetic = Literal["unrounded", "fp32", "fp16"]
+"""`fp32`: results are not rounded between operations. `unrounded`: nor are inputs and outputs. `fp16`: each fp16
+result is rounded to fp16."""
 
 
 @dataclass(slots=True)
@@ -349,7 +350,7 @@ class _Compiler:
         return plans, captured
 
     def _rounded(self, kernel: Kernel, types: Sequence[ValueType], implementation: Implementation) -> Kernel:
-        if self._settings.arithmetic == "fp32" or implementation.moves:
+        if self._settings.arithmetic != "fp16" or implementation.moves:
             return kernel
         rounds = [rounding(t.dtype) if isinstance(t, TensorType) else None for t in types]
         if not any(rounds):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 
 from converters.mil.carriers import from_carrier, rounding, to_carrier
 from converters.mil.errors import InputError, ProgramError
-from converters.mil.interface import accept, coerce, deliver
+from converters.mil.interface import accept, coerce, deliver, widened
 from converters.mil.ops.state import Cell
 from converters.mil.plan import Arithmetic, Plan, compile_function
 from converters.mil.program import Feature, Interface, Named, Package, load_package
@@ -25,7 +26,7 @@ from converters.mil.threads import reserved
 from converters.mil.types import Array, StateType, TensorType
 from converters.mil.weights import Policy, Weights
 
-ARITHMETICS: tuple[Arithmetic, ...] = ("fp32", "fp16")
+ARITHMETICS: tuple[Arithmetic, ...] = ("unrounded", "fp32", "fp16")
 
 
 class State:
@@ -35,8 +36,18 @@ class State:
     and types.
     """
 
-    def __init__(self, types: Mapping[str, TensorType]) -> None:
+    def __init__(self, types: Mapping[str, TensorType], *, widened: bool = False) -> None:
+        """All zeros.
+
+        Args:
+            types: declared types by name.
+            widened: read and write fp16 states as float32, which is what they are kept in.
+
+        Raises:
+            ProgramError: a type is open.
+        """
         self.types = dict(types)
+        self._widened = widened
         self.cells: dict[str, Cell] = {}
         for name, declared in self.types.items():
             shape = declared.static_shape()
@@ -45,13 +56,13 @@ class State:
             self.cells[name] = Cell(to_carrier(np.zeros(shape, declared.dtype.storage), declared.dtype))
 
     def read_state(self, name: str) -> Array:
-        """A copy of a state's value in its declared type.
+        """A copy of a state's value in its declared type, or in float32 if the state is `widened`.
 
         Raises:
             InputError: no such state.
         """
         self._require(name)
-        return from_carrier(self.cells[name].value, self.types[name].dtype)
+        return from_carrier(self.cells[name].value, self._type(name).dtype)
 
     def write_state(self, name: str, value: Array) -> None:
         """Replaces a state's value.
@@ -60,12 +71,15 @@ class State:
             InputError: no such state, or the value does not fit it.
         """
         self._require(name)
-        declared = self.types[name]
+        declared = self._type(name)
         array = np.asarray(value)
         if array.shape != declared.static_shape():
             raise InputError(f"state {name!r} is {declared}, got shape {list(array.shape)}")
         stored = coerce(f"state {name!r}", array, declared)
         self.cells[name] = Cell(to_carrier(np.array(stored, copy=True), declared.dtype))
+
+    def _type(self, name: str) -> TensorType:
+        return widened(self.types[name]) if self._widened else self.types[name]
 
     def _require(self, name: str) -> None:
         if name not in self.cells:
@@ -97,12 +111,13 @@ class Model:
         Args:
             path: a `.mlpackage` or `.mlmodelc`, or a package that was loaded before.
             function: its name, None for the package's default.
-            arithmetic: in both cases inputs and weights have the values of their declared types, every
-                operation computes in float32, and outputs are given in their declared types. `fp32` keeps
-                results between operations (and in states) unrounded, which shows whether the program
-                computes the right thing; `fp16` rounds every fp16 result to fp16, which shows what
-                precision that leaves. An operation with inner steps (softmax, layer_norm, conv) is
-                rounded once, at its end.
+            arithmetic: in all cases weights have the values of their declared types, and every operation
+                computes in float32. `fp32` takes inputs and gives outputs in their declared types, and keeps
+                results between operations (and in states) unrounded; `fp16` rounds every fp16 result to
+                fp16, which shows what precision that leaves; an operation with inner steps (softmax,
+                layer_norm, conv) is rounded once, at its end. `unrounded` also takes and gives float32
+                where the model declares fp16, so that models can be chained without loss: what then is left
+                of a difference is an error of the program.
             weights: `keep` holds a weight's float32 tensor once it was used, `drop` makes large ones anew
                 each time, for less memory and more time; in both, large matrices are multiplied from their
                 stored form. `dense` decompresses those too, the first time they are used. Or the `Weights` of
@@ -123,6 +138,11 @@ class Model:
         self.function_name = chosen.name
         self.interface: Interface = self.package.interfaces[chosen.name]
         self.arithmetic: Arithmetic = arithmetic
+        wide = arithmetic == "unrounded"
+        self._inputs, self._outputs = (
+            tuple(replace(feature, type=widened(feature.type)) for feature in features) if wide else features
+            for features in (self.interface.inputs, self.interface.outputs)
+        )
         self.weights = weights if isinstance(weights, Weights) else Weights(self.package, weights)
         self._function = chosen
         self._always_check = always_check
@@ -173,13 +193,14 @@ class Model:
 
     def make_state(self) -> State:
         """A fresh state, all zeros; empty for a model without states."""
-        return State(self._state_types())
+        return State(self._state_types(), widened=self.arithmetic == "unrounded")
 
     def predict(self, data: Mapping[str, Any], state: State | None = None) -> dict[str, Any]:
         """Runs the function.
 
         Args:
-            data: inputs by name. Floats are rounded to the declared type, integers must fit it.
+            data: inputs by name. Floats are rounded to the declared type (but see `arithmetic`), integers must
+                fit it.
             state: for a model with states, what `make_state` gave; changed by the run.
 
         Returns:
@@ -190,7 +211,7 @@ class Model:
             InputError: inputs or state do not fit the interface.
             OpError: an operation failed.
         """
-        arrays = accept(self.interface.inputs, data)
+        arrays = accept(self._inputs, data)
         cells = self._cells(state)
         with torch.inference_mode():
             # one at a time, so that each can be freed as soon as it was read for the last time
@@ -199,13 +220,15 @@ class Model:
                 results = self._plan.run(operands)
             values = dict(zip(self._function.block.outputs, results, strict=True))
             del results
-            return {feature.name: self._output(feature, values) for feature in self.interface.outputs}
+            return {feature.name: self._output(feature, values) for feature in self._outputs}
 
     def _operand(self, named: Named, arrays: Mapping[str, Array], cells: Mapping[str, Cell]) -> torch.Tensor | Cell:
         declared = named.type
         if isinstance(declared, StateType):
             return cells[named.name]
         assert isinstance(declared, TensorType)
+        if self.arithmetic == "unrounded":
+            declared = widened(declared)
         array = arrays[named.name]
         shape = declared.static_shape()
         if shape is not None and array.shape != shape:

@@ -89,7 +89,7 @@ class Options:
     text: str | None = None
     only: frozenset[str] = field(default_factory=frozenset)
     untouched: bool = False
-    arithmetic: Arithmetic = "fp32"
+    arithmetic: Arithmetic = "unrounded"
     backend: str = "mil"
     tolerance: float = 1.0
 
@@ -135,12 +135,14 @@ def measure(
         on_check: told what is done next.
 
     Raises:
-        RecipeError: the checkpoint cannot be loaded, or the options do not fit it.
+        RecipeError: the checkpoint cannot be loaded, or the options do not fit it or `models`.
     """
     chosen_options = options or Options()
     source = Checkpoint.open(checkpoint)
     text = parse_config(source.config).text
     given = models or MilModels(chosen_options.arithmetic)
+    if given.arithmetic != chosen_options.arithmetic:
+        raise RecipeError(f"models in {given.arithmetic} arithmetic, limits for {chosen_options.arithmetic}")
     run = _Run(subjects, source, text, chosen_options, given, open_model or given, on_check)
     checks = tuple(_timed(run.checks(oracle or (lambda: Oracle.load(checkpoint)))))
     bits = "checkpoint" if chosen_options.untouched else "bundle's values"
@@ -212,7 +214,7 @@ class _Run:
         try:
             yield from self._values(reference, sidecars)
             self.on_check("opening the models")
-            engine = open_engine(self.bundle, self.open_model)
+            engine = self._open(self.bundle)
         except RecipeError as error:
             yield Check("open", "whole", "models and sidecars fit each other", problem=str(error))
             return
@@ -221,6 +223,9 @@ class _Run:
             yield from self._media(reference, engine, vocabulary)
         except RecipeError as error:
             yield Check("running", "whole", "the bundle runs", problem=str(error))
+
+    def _open(self, chosen: Chosen) -> AnyEngine:
+        return open_engine(chosen, self.open_model, rounded=self.options.arithmetic != "unrounded")
 
     def _vocabulary(self, sidecars: Sidecars) -> Vocabulary:
         eos = read_json(self.bundle.folder / "model_config.json").get("eos_token_id")
@@ -240,6 +245,8 @@ class _Run:
             return
         self.on_check("values")
         table = check_tables(sidecars, oracle)
+        if rope.passed:  # else the wholes shall show what wrong angles do
+            oracle.use_rope(sidecars.rope.tables)
         chunks = {name: self.models.model(path) for name, path in self.bundle.decoder.items()}
         found = [check_layers(chunks, self.ranges), table]
         last = len(chunks) - 1
@@ -306,7 +313,7 @@ class _Run:
                 continue
             self.on_check(name)
             try:
-                engine = open_engine(other, self.open_model)
+                engine = self._open(other)
             except RecipeError as error:
                 yield Check(name, "pair", says, problem=str(error))
                 continue
@@ -347,7 +354,10 @@ class _Run:
     def _least(self, place: Path) -> float:
         """The cosine that is enough: only rounding is left where the reference has the encoder's values."""
         handed = place == self.bundle.audio and not self.options.untouched
-        return allowed.ENCODER_COSINE[has_lookup_tables(place) and not handed]
+        if has_lookup_tables(place) and not handed:
+            return allowed.ENCODER_COSINE[True]
+        exact = self.options.arithmetic == "unrounded"
+        return allowed.EXACT_COSINE if exact else allowed.ENCODER_COSINE[False]
 
     def _image(self, oracle: Oracle, encoders: Encoders, vocabulary: Vocabulary, place: Path) -> tuple[Check, Scene]:
         pixels = encoders.image_pixels(picture())

@@ -199,6 +199,20 @@ class Oracle:
                 weights[f"layers_{index}_{ours}_weight"] = layer.get_submodule(theirs).weight
         return [_take_compressed(weight, model, name) for name, weight in weights.items()]
 
+    def use_rope(self, tables: Mapping[str, Array]) -> None:
+        """Turns queries and keys with a bundle's tables.
+
+        Args:
+            tables: `(positions, head_dim)` by chunk input: `cos_s`, `sin_s` for sliding layers, `cos_f`, `sin_f`.
+        """
+        rows = {name: torch.from_numpy(np.asarray(table).astype(np.float32)) for name, table in tables.items()}
+
+        def forward(x: torch.Tensor, position_ids: torch.Tensor, layer_type: str) -> tuple[torch.Tensor, torch.Tensor]:
+            letter = layer_type[0]
+            return tuple(rows[f"{name}_{letter}"][position_ids].to(x.dtype) for name in ("cos", "sin"))  # type: ignore[return-value]
+
+        self.text.rotary_emb.forward = forward
+
     def rope_rows(self, kind: str, count: int) -> tuple[Array, Array]:
         """Cosines and sines `(count, head_dim)` of the first positions for `sliding_attention` or `full_attention`."""
         positions = torch.arange(count)[None]

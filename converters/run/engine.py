@@ -137,9 +137,9 @@ class Engine:
 
     def reset(self) -> None:
         """Starts another conversation: empty caches."""
-        self.position = 0
+        self.position, dtype = 0, self.sidecars.dtype
         self._caches = {
-            name: {item: np.zeros(shape, np.float16) for item, shape in runner.inputs.items() if item.endswith("_in")}
+            name: {item: np.zeros(shape, dtype) for item, shape in runner.inputs.items() if item.endswith("_in")}
             for name, runner in self._chunks.items()
         }
 
@@ -153,6 +153,7 @@ class Engine:
         prefill: bool = False,
         verify: bool = False,
         zero_placeholders: bool = False,
+        rounded: bool = True,
     ) -> Engine:
         """Opens a bundle folder.
 
@@ -163,11 +164,12 @@ class Engine:
             prefill: run prompts through the folder's prefill chunks.
             verify: open the chunks' `verify_qK` as well.
             zero_placeholders: see `__init__`.
+            rounded: embeddings and caches are fp16, as in the app.
 
         Raises:
             RecipeError: a file is missing, damaged, or does not fit the others.
         """
-        sidecars = read_sidecars(folder)
+        sidecars = read_sidecars(folder, rounded=rounded)
         return cls(
             sidecars,
             {name: load(name, None) for name in chunks},

@@ -39,13 +39,16 @@ class Chosen:
     audio: Path | None = None
 
 
-def open_engine(chosen: Chosen, open_model: OpenModel, *, zero_placeholders: bool = False) -> AnyEngine:
+def open_engine(
+    chosen: Chosen, open_model: OpenModel, *, zero_placeholders: bool = False, rounded: bool = True
+) -> AnyEngine:
     """Opens the chunks of a bundle and its sidecars.
 
     Args:
         chosen: which.
         open_model: the backend.
         zero_placeholders: give positions with features no per-layer embedding, as the app's engines do.
+        rounded: embeddings and caches are fp16, as in the app.
 
     Raises:
         RecipeError: a file is missing, damaged, or does not fit the others.
@@ -60,9 +63,14 @@ def open_engine(chosen: Chosen, open_model: OpenModel, *, zero_placeholders: boo
 
     if chosen.stateful:
         return StatefulEngine.open(
-            chosen.folder, load, tuple(chosen.decoder), tuple(chosen.prefill), zero_placeholders=zero_placeholders
+            chosen.folder,
+            load,
+            tuple(chosen.decoder),
+            tuple(chosen.prefill),
+            zero_placeholders=zero_placeholders,
+            rounded=rounded,
         )
-    sidecars = read_sidecars(chosen.folder)
+    sidecars = read_sidecars(chosen.folder, rounded=rounded)
     prefill = {name: load(name, None) for name in chosen.prefill}
     return Engine(
         sidecars,

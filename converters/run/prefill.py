@@ -147,8 +147,8 @@ class Prefill:
         """Runs the first positions of a prompt.
 
         Args:
-            hidden: `(count, hidden)` fp16, count up to `length`.
-            per_layer: `(count, per-layer width)` fp16.
+            hidden: `(count, hidden)`, count up to `length`.
+            per_layer: `(count, per-layer width)`.
             rope: chunk inputs for the positions from 0 to `length`.
             masked: what masks add to a score that must not count.
             images: positions that see each other in both directions.

@@ -142,16 +142,21 @@ class OpenModel(Protocol):
 
 
 class MilModels:
-    """Opens models with `converters.mil`, each function once; functions of one package share their weights."""
+    """Opens models with `converters.mil`, each function once; functions of one package share their weights.
+
+    Attributes:
+        arithmetic: of all of them.
+    """
 
     def __init__(self, arithmetic: Arithmetic = "fp32", weights: Policy = "keep") -> None:
         """Opens nothing yet.
 
         Args:
-            arithmetic: see `Model`: `fp32` for what the program means, `fp16` for what that precision leaves of it.
+            arithmetic: see `Model`: `unrounded` for what programs mean, `fp16` for what that precision leaves.
             weights: see `Model`.
         """
-        self._arithmetic, self._weights = arithmetic, weights
+        self.arithmetic: Arithmetic = arithmetic
+        self._weights = weights
         self._packages: dict[Path, Model] = {}
         self._functions: dict[tuple[Path, str], Model] = {}
 
@@ -164,7 +169,7 @@ class MilModels:
         """The model behind a runner."""
         first = self._packages.get(path)
         if first is None:
-            first = Model(path, function, arithmetic=self._arithmetic, weights=self._weights)
+            first = Model(path, function, arithmetic=self.arithmetic, weights=self._weights)
             self._packages[path] = self._functions[path, first.function_name] = first
         name = function or first.package.default
         known = self._functions.get((path, name))

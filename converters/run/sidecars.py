@@ -21,6 +21,8 @@ from converters.mil.types import Array
 Position = int | Array
 """A token id, or one row `(hidden,)` of an encoder's features."""
 
+HALF = np.dtype(np.float16)
+
 INT8_MAX = 127
 """A quantised value is `q * scale / 127`."""
 
@@ -55,14 +57,16 @@ class Embeddings:
         values: `(vocab, width)` int8.
         scales: `(vocab,)` fp16.
         factor: what a dequantised row is multiplied with.
+        dtype: of what `row` gives: fp16 as the app computes it, or float32 to leave out that rounding.
     """
 
     values: Array
     scales: Array
     factor: float
+    dtype: np.dtype[Any] = HALF
 
     def row(self, token: int) -> Array:
-        """`(width,)` fp16: `q * (scale / 127 * factor)` in float32, rounded once, as the app computes it.
+        """`(width,)`: `q * (scale / 127 * factor)` in float32, then rounded to `dtype`.
 
         Raises:
             RecipeError: no such token.
@@ -70,7 +74,7 @@ class Embeddings:
         if not 0 <= token < len(self.values):
             raise RecipeError(f"token {token} is outside of the vocabulary of {len(self.values)}")
         scale = np.float32(self.scales[token]) / np.float32(INT8_MAX) * np.float32(self.factor)
-        row: Array = (self.values[token].astype(np.float32) * scale).astype(np.float16)
+        row: Array = (self.values[token].astype(np.float32) * scale).astype(self.dtype)
         return row
 
 
@@ -120,15 +124,20 @@ class Sidecars:
     per_layer: Embeddings
     rope: RopeTables
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of rows and caches: fp16, or float32 where nothing is to be rounded."""
+        return self.embeddings.dtype
+
     def input_row(self, position: Position) -> Array:
-        """What goes into the first chunk at a position, `(hidden,)` fp16."""
+        """What goes into the first chunk at a position, `(hidden,)`."""
         if isinstance(position, int):
             return self.embeddings.row(position)
-        row: Array = position.astype(np.float16)
+        row: Array = position.astype(self.dtype)
         return row
 
     def per_layer_row(self, position: Position, *, zero_placeholders: bool = False) -> Array:
-        """The per-layer embedding at a position, `(per-layer width,)` fp16.
+        """The per-layer embedding at a position, `(per-layer width,)`.
 
         Args:
             position: features get the padding token's row, as in `Gemma4Model.forward` of transformers.
@@ -137,23 +146,28 @@ class Sidecars:
         if isinstance(position, int):
             return self.per_layer.row(position)
         if zero_placeholders:
-            return np.zeros(self.settings.per_layer_width, np.float16)
+            return np.zeros(self.settings.per_layer_width, self.dtype)
         return self.per_layer.row(self.tokens.pad or 0)
 
 
-def read_sidecars(folder: Path) -> Sidecars:
+def read_sidecars(folder: Path, *, rounded: bool = True) -> Sidecars:
     """Reads (maps, where large) what decoding needs.
+
+    Args:
+        folder: a bundle.
+        rounded: rows of embeddings are rounded to fp16, as in the app.
 
     Raises:
         RecipeError: a file is missing or has another size than `model_config.json` implies.
     """
     settings = read_settings(folder)
+    dtype = HALF if rounded else np.dtype(np.float32)
     rows, hidden, width = settings.vocab_size, settings.hidden_size, settings.per_layer_width
     return Sidecars(
         settings=settings,
         tokens=parse_config(read_json(folder / "hf_model" / "config.json")).text.tokens,
-        embeddings=_read_table(folder, "embed_tokens", (rows, hidden), settings.embed_scale),
-        per_layer=_read_table(folder, "embed_tokens_per_layer", (rows, width), settings.per_layer_embed_scale),
+        embeddings=_read_table(folder, "embed_tokens", (rows, hidden), settings.embed_scale, dtype),
+        per_layer=_read_table(folder, "embed_tokens_per_layer", (rows, width), settings.per_layer_embed_scale, dtype),
         rope=RopeTables(
             {
                 f"{kind}_{label[0]}": _read_npy(folder / f"{kind}_{label}.npy", 2)
@@ -252,9 +266,9 @@ def _read_npy(path: Path, rank: int) -> Array:
     return found
 
 
-def _read_table(folder: Path, stem: str, shape: tuple[int, int], factor: float) -> Embeddings:
+def _read_table(folder: Path, stem: str, shape: tuple[int, int], factor: float, dtype: np.dtype[Any]) -> Embeddings:
     values = _map(folder / f"{stem}_q8.bin", np.dtype("i1"), shape)
-    return Embeddings(values, _map(folder / f"{stem}_scales.bin", np.dtype("<f2"), shape[:1]), factor)
+    return Embeddings(values, _map(folder / f"{stem}_scales.bin", np.dtype("<f2"), shape[:1]), factor, dtype)
 
 
 def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:

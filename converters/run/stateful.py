@@ -92,6 +92,7 @@ class StatefulEngine:
         prefill: Sequence[str] = (),
         *,
         zero_placeholders: bool = False,
+        rounded: bool = True,
     ) -> StatefulEngine:
         """Opens a folder of stateful chunks.
 
@@ -101,6 +102,7 @@ class StatefulEngine:
             chunks: components that decode, in their order.
             prefill: components that prefill, in their order.
             zero_placeholders: give positions with features no per-layer embedding, as the app's engine does.
+            rounded: embeddings are fp16, as in the app.
 
         Raises:
             RecipeError: a file is missing, damaged, or does not fit the others.
@@ -118,7 +120,7 @@ class StatefulEngine:
         filling = {name: load(name, None) for name in prefill}
         length = next(iter(filling.values())).inputs["hidden_states"][1] if filling else 0
         return cls(
-            read_sidecars(folder),
+            read_sidecars(folder, rounded=rounded),
             decoding,
             batches,
             Chain(filling, length, _fresh(filling)) if filling else None,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class Arithmetic(StrEnum):
     """How the runtime rounds."""
 
+    unrounded = "unrounded"
     fp32 = "fp32"
     fp16 = "fp16"
 
@@ -59,8 +60,11 @@ def parity(
     ] = 1.0,
     arithmetic: Annotated[
         Arithmetic,
-        typer.Option("--arithmetic", help="With mil: what programs mean, or what fp16 leaves of it."),
-    ] = Arithmetic.fp32,
+        typer.Option(
+            "--arithmetic",
+            help="With mil: what programs mean; fp16 between them; or fp16 everywhere, as on a phone.",
+        ),
+    ] = Arithmetic.unrounded,
     backend: BackendOption = Backend.mil,
     out: Annotated[
         Path,
@@ -102,13 +106,13 @@ def parity(
     groups = names(only)
     if unknown := [group for group in groups if group not in tool.GROUPS]:
         raise UsageError(f"--only {unknown[0]}: no such comparison", hint=f"there are {', '.join(tool.GROUPS)}")
-    half = backend is Backend.coreml or arithmetic is Arithmetic.fp16
+    rounding = Arithmetic.fp16 if backend is Backend.coreml else arithmetic
     options = tool.Options(
         positions=positions,
         text=text.read_text(encoding="utf-8") if text else None,
         only=frozenset(groups),
         untouched=untouched,
-        arithmetic="fp16" if half else "fp32",
+        arithmetic=rounding.value,
         backend=backend.value,
         tolerance=tolerance,
     )

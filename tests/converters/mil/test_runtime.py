@@ -161,6 +161,31 @@ def test_fp16_arithmetic_rounds_every_result(tmp_path: Path) -> None:
     assert np.abs(rounded - exact).max() > 0.1
 
 
+def test_unrounded_takes_and_gives_float32(tmp_path: Path) -> None:
+    x = RNG.uniform(-1, 1, size=(1, 16)).astype(np.float32)
+    path = torch_package(tmp_path / "r.mlpackage", Rounds(), {"x": x.astype(np.float16)})
+    (plain,) = Model(path).predict({"x": x}).values()
+    (found,) = Model(path, arithmetic="unrounded").predict({"x": x}).values()
+    assert (plain.dtype, found.dtype) == (np.float16, np.float32)
+    np.testing.assert_allclose(found, (x + np.float32(2048)) * np.float32(1.5) - np.float32(3072), atol=0)
+    assert np.abs(found - x.astype(np.float16) * np.float32(1.5)).max() > 1e-4, "the input was not rounded either"
+    (halves,) = Model(path, arithmetic="unrounded").predict({"x": x.astype(np.float16)}).values()
+    np.testing.assert_array_equal(halves.astype(np.float16), plain)
+
+
+def test_unrounded_states_pass_from_one_to_another(functions: Path) -> None:
+    model, inputs = Model(functions, arithmetic="unrounded"), _inputs(0, 1, RNG)
+    first, second = model.make_state(), model.make_state()
+    model.predict(inputs, first)
+    held = first.read_state("cache")
+    assert held.dtype == np.float32
+    assert (held != held.astype(np.float16)).any(), "more than fp16 holds"
+    second.write_state("cache", held)
+    np.testing.assert_array_equal(second.read_state("cache"), held)
+    later = _inputs(1, 1, RNG)
+    np.testing.assert_array_equal(model.predict(later, first)["y"], model.predict(later, second)["y"])
+
+
 class Mixed(nn.Module):
     """A vision block in small: patches, norm, clipped linear, pooling."""
 
@@ -375,5 +400,5 @@ def test_negative_indices_count_from_the_end_up_to_ios16(tmp_path: Path, target:
 def test_package_can_be_given_loaded(simple: Path) -> None:
     package = load_package(simple)
     np.testing.assert_array_equal(Model(package).predict({"x": X, "i": INDEX})["j"], [1, 1])
-    with pytest.raises(InputError, match="known are fp32, fp16"):
+    with pytest.raises(InputError, match="known are unrounded, fp32, fp16"):
         Model(package, arithmetic="fp8")  # type: ignore[arg-type]

@@ -145,7 +145,7 @@ def test_parity_writes_report_and_picture(e4b_bundle: Path, tiny_checkpoint: Pat
     arguments = ("parity", str(e4b_bundle), "--checkpoint", str(tiny_checkpoint), "--only", "text,values")
     found = run_zoo(*arguments, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
-    assert found.stdout.splitlines()[-1] == "11 checks passed with the bundle's values (mil, fp32 arithmetic)"
+    assert found.stdout.splitlines()[-1] == "11 checks passed with the bundle's values (mil, unrounded arithmetic)"
     document = json.loads((tmp_path / "parity" / "e4b.parity.json").read_text())
     assert document["passed"] is True
     assert document["schema"] == 1

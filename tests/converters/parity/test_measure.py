@@ -13,9 +13,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from converters.errors import RecipeError
 from converters.gemma4.config import TextConfig
+from converters.mil.plan import Arithmetic
 from converters.mil.types import Array
-from converters.parity.limits import TABLE_ERROR, lookup_error
+from converters.parity.limits import EXACT, TABLE_ERROR, lookup_error
 from converters.parity.measure import Options, Subjects, measure
 from converters.parity.report import Report
 from converters.run.folder import Chosen
@@ -32,7 +34,7 @@ Tamper = Callable[[dict[str, Array]], None]
 @pytest.fixture(scope="module")
 def models() -> MilModels:
     """Opened packages, shared: opening takes longer than running."""
-    return MilModels()
+    return MilModels("unrounded")
 
 
 def subject(bundle: Path, chunks: tuple[str, ...] = THREE_CHUNKS, folder: Path | None = None) -> Chosen:
@@ -171,6 +173,36 @@ def test_missing_and_wrong_scale(
     report = measure(Subjects(subject(e4b_bundle, folder=folder)), tiny_checkpoint, text_only(), models=models)
     assert {"settings", "text"} <= set(failed(report))
     assert report.checks[0].measures[0].where == key
+
+
+def test_an_error_that_rounding_would_hide(
+    e4b_bundle: Path, tiny_checkpoint: Path, models: MilModels, tmp_path: Path
+) -> None:
+    """A scale that is 0.05 % off, less than fp16 rounds away."""
+    folder = linked(e4b_bundle, tmp_path / "bundle")
+    right = json.loads((folder / "model_config.json").read_text())["per_layer_embed_scale"]
+    change_settings(folder, {"per_layer_embed_scale": right * 1.0005})
+    subjects = Subjects(subject(e4b_bundle, folder=folder))
+    assert failed(measure(subjects, tiny_checkpoint, text_only(), models=models)) == [
+        *("settings", "chunk1", "chunk2_3way", "text")
+    ]
+    rounded = Options(only=frozenset({"text"}), arithmetic="fp32")
+    assert failed(measure(subjects, tiny_checkpoint, rounded)) == ["settings"]
+
+
+def test_models_and_limits_are_of_one_arithmetic(e4b_bundle: Path, tiny_checkpoint: Path, models: MilModels) -> None:
+    options = Options(arithmetic="fp16")
+    with pytest.raises(RecipeError, match="models in unrounded arithmetic, limits for fp16"):
+        measure(Subjects(subject(e4b_bundle)), tiny_checkpoint, options, models=models)
+
+
+@pytest.mark.parametrize("arithmetic", ["fp32", "fp16"])
+def test_rounding_stays_within_its_limits(e4b_bundle: Path, tiny_checkpoint: Path, arithmetic: Arithmetic) -> None:
+    options = Options(only=frozenset({"text", "image", "audio"}), arithmetic=arithmetic)
+    report = measure(Subjects(subject(e4b_bundle)), tiny_checkpoint, options)
+    assert failed(report) == []
+    (text,) = [check for check in report.checks if check.name == "text"]
+    assert text.measures[0].worst > 10 * EXACT.hidden, "something was rounded"
 
 
 def test_layer_ranges_of_another_model(

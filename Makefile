@@ -13,7 +13,7 @@ help: ## Show this help.
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "zoo needs Python 3.11 or newer; set PYTHON=..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[convert,dask,serve,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[convert,dask,s3,serve,dev]'
 	@# pip compiles what it installs, but not an editable checkout; without this every start would.
 	$(BIN)/python -m compileall -q zoo converters
 	@touch $@

@@ -319,6 +319,8 @@ def _run_steps(plan: BuildPlan, caches: Caches, where: Where, progress: Progress
     if not plan.to_run:
         return {}
     store = StepStore(where.store) if where.store else None
+    if store is not None:
+        store.check()
     open_executor = executor_of(where, store, progress)
     if where.executor == LOCAL:
         require_libraries(name for planned in plan.to_run for name in planned.step.recipe.libraries)

@@ -4,6 +4,7 @@ A second tier behind the step cache, for builds on a cluster whose machines shar
 want what another one has made. What comes out of it is verified like any download.
 
 ```
+<url>/store.json                        says that this is a store
 <url>/<2 hex>/<key>/step.json           the record, and which folder has the files; written last
 <url>/<2 hex>/<key>/<random>/...        the files of one run
 ```
@@ -11,10 +12,11 @@ want what another one has made. What comes out of it is verified like any downlo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import posixpath
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,15 @@ import msgspec
 from zoo.build.cache import StepRecord
 from zoo.digests import Digests
 from zoo.documents import canonical_json
-from zoo.errors import ConversionError, DiskError, UsageError
+from zoo.errors import ConversionError, DiskError, UsageError, ZooError
 from zoo.paths import check_bundle_path, resolve_inside
 
 CHUNK_BYTES = 8 << 20
 
 FileDigests = list[tuple[str, Digests]]
+
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci"})
+"""Protocols that know keys, not folders. Asked for a folder, clients would make a bucket whose name is misspelt."""
 
 
 class StepStore:
@@ -51,6 +56,37 @@ class StepStore:
             self._files, self._root = fsspec.core.url_to_fs(self.url, **(options or {}))
         except (ValueError, ImportError) as error:
             raise UsageError(f"--store {url}: {error}", hint="a directory, or a URL that fsspec knows") from None
+        protocol = self._files.protocol
+        names = {protocol} if isinstance(protocol, str) else set(protocol)
+        self._has_folders = names.isdisjoint(OBJECT_STORES)
+
+    @contextlib.contextmanager
+    def _answering(self, verb: str, kind: type[ZooError] = DiskError) -> Iterator[None]:
+        """Whatever goes wrong in a client library is one line: botocore's errors, for one, are no `OSError`."""
+        try:
+            yield
+        except ZooError:
+            raise
+        except Exception as error:  # noqa: BLE001 - client libraries raise what they like
+            raise kind(f"{self.url}: cannot be {verb}: {error or type(error).__name__}") from None
+
+    def _write(self, path: str, data: bytes) -> None:
+        if self._has_folders:
+            self._files.makedirs(posixpath.dirname(path), exist_ok=True)
+        self._files.pipe_file(path, data)
+
+    def check(self) -> None:
+        """Write `store.json`, so that a store nobody can write to is told before hours of work.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
+        try:
+            with self._answering("written"):
+                self._write(posixpath.join(self._root, "store.json"), canonical_json({"schema": 1}))
+        except DiskError as error:
+            hint = "the bucket and the credentials have to be there; see docs/build.md" if "://" in self.url else None
+            raise DiskError(error.message, hint=hint) from None
 
     def _folder(self, key: str) -> str:
         return posixpath.join(self._root, key[:2], key)
@@ -59,18 +95,23 @@ class StepStore:
         """Copy the files of a step into `output`, an empty directory, if the store has them.
 
         Returns:
-            The files with their digests; None if the store has none, or none that can be read.
+            The files with their digests; None if the store has none, or a record that is none.
 
         Raises:
-            ConversionError: bytes are not what their digest says.
+            ConversionError: the store cannot be read, or bytes are not what their digest says.
             DiskError: the files cannot be written here.
         """
         record_path = posixpath.join(self._folder(key), "step.json")
         try:
-            data = msgspec.json.decode(self._files.cat_file(record_path))
+            with self._answering("read", ConversionError):
+                try:
+                    text = self._files.cat_file(record_path)
+                except (FileNotFoundError, PermissionError):  # S3 has no other answer for who may not list
+                    return None
+            data = msgspec.json.decode(text)
             record = msgspec.convert(data["record"], StepRecord)
             folder = str(data["folder"])
-        except (OSError, msgspec.MsgspecError, KeyError, TypeError):
+        except (msgspec.MsgspecError, KeyError, TypeError):
             return None
         if record.key != key or folder != posixpath.basename(folder):
             return None
@@ -82,7 +123,7 @@ class StepStore:
         """Copy files of one run into `output`, verified.
 
         Raises:
-            ConversionError: a file is missing, or its bytes are not what their digest says.
+            ConversionError: a file is missing or cannot be read, or its bytes are not what their digest says.
             DiskError: the files cannot be written here.
         """
         for path, expected in files:
@@ -91,19 +132,20 @@ class StepStore:
             target = resolve_inside(output, path)
             digest = hashlib.sha256()
             try:
-                reading = self._files.open(source, "rb")
-            except OSError as error:
-                raise ConversionError(f"{self.url}: {source} cannot be read: {error}") from None
-            try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with reading, target.open("wb") as writing:
-                    while chunk := reading.read(CHUNK_BYTES):
+                with target.open("wb") as writing:
+                    for chunk in self._read(source):
                         digest.update(chunk)
                         writing.write(chunk)
             except OSError as error:
                 raise DiskError(f"{target}: cannot be copied from {self.url}: {error}") from None
             if digest.hexdigest() != expected.sha256:
                 raise ConversionError(f"{self.url}: {source} is not what its digest says")
+
+    def _read(self, source: str) -> Iterator[bytes]:
+        with self._answering(f"read at {source}", ConversionError), self._files.open(source, "rb") as reading:
+            while chunk := reading.read(CHUNK_BYTES):
+                yield chunk
 
     def put(self, key: str, output: Path, paths: Iterable[str]) -> str:
         """Copy the files of a run into a folder of their own, not to be found before `share`.
@@ -115,13 +157,12 @@ class StepStore:
             DiskError: the store cannot be written.
         """
         folder = uuid.uuid4().hex
-        try:
+        with self._answering("written"):
             for path in paths:
                 target = posixpath.join(self._folder(key), folder, path)
-                self._files.makedirs(posixpath.dirname(target), exist_ok=True)
+                if self._has_folders:
+                    self._files.makedirs(posixpath.dirname(target), exist_ok=True)
                 self._files.put_file(str(output / path), target)
-        except OSError as error:
-            raise DiskError(f"{self.url}: cannot be written: {error}") from None
         return folder
 
     def share(self, key: str, record: StepRecord, output: Path, folder: str | None) -> None:
@@ -138,7 +179,5 @@ class StepStore:
         """
         name = folder or self.put(key, output, [file.path for file in record.files])
         data = {"record": msgspec.to_builtins(record), "folder": name}
-        try:
-            self._files.pipe_file(posixpath.join(self._folder(key), "step.json"), canonical_json(data))
-        except OSError as error:
-            raise DiskError(f"{self.url}: cannot be written: {error}") from None
+        with self._answering("written"):
+            self._write(posixpath.join(self._folder(key), "step.json"), canonical_json(data))

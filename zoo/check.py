@@ -78,6 +78,8 @@ def check_folder(folder: Path, entries: Sequence[Entry] = (), *, ignore: Collect
         bundle = gather(place)
     except RecipeError as error:
         raise DiskError(str(error), hint="give the folder of a bundle: zoo check build/gemma4-e4b") from None
+    except OSError as error:
+        raise DiskError(f"{error.filename or place}: cannot be read: {error.strerror}") from None
     bundle, engine = _routed(bundle, entries)
     try:
         findings = examine(bundle, ignore=ignore)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from converters.errors import RecipeError
 from tests.converters.check.bundles import MODEL, WEIGHTS, Copy
 from tests.converters.check.conftest import MakeCopy
 from zoo.check import check_folder
+from zoo.errors import DiskError
 
 pytestmark = pytest.mark.convert
 
@@ -98,11 +98,19 @@ def test_links_in_circles_and_into_nothing(copied: MakeCopy) -> None:
     assert check_folder(copy.root).findings == ()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_file_that_may_not_be_read(copied: MakeCopy) -> None:
+UNREADABLE = Path("/proc/self/mem")
+"""Not even root can read its beginning."""
+
+
+@pytest.mark.skipif(not UNREADABLE.exists(), reason="only Linux has such a file")
+@pytest.mark.parametrize("name", ["cos_full.npy", "model_config.json", f"chunk1.mlpackage/{WEIGHTS}"])
+def test_a_file_that_cannot_be_read(copied: MakeCopy, name: str) -> None:
     copy = copied("e4b")
-    copy.own("cos_full.npy").chmod(0)
-    check_folder(copy.root)
+    place = copy.own(name)
+    place.unlink()
+    place.symlink_to(UNREADABLE)
+    with pytest.raises(DiskError, match="cannot be read: Input/output error"):
+        check_folder(copy.root)
 
 
 def test_no_folder_and_an_empty_one(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ comes out of the conversion *is* the stand-in, untouched, not even transposed; o
 and then it is full of what the buffer holds, which is not a number, and the conversion fails (`exported`). Nothing in
 between can pass for a weight.
 
-While a module is traced, stand-ins are multiplied in one input channel only (`StandIn`), so tracing a batch of a
-thousand tokens takes no longer than tracing one. In coremltools 9.0 three things are patched for the length of a
+While a module is traced, nothing is computed from what is large (`ShapesOnly`), so tracing a batch of a thousand
+tokens takes no longer than tracing one, and no memory. In coremltools 9.0 three things are patched for the length of a
 conversion (`exported`): its comparison of a module's weights with its graph's, its casts of constants, and how it
 writes them.
 """
@@ -25,6 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from converters.errors import RecipeError
 from converters.weights import PLACEHOLDER_FILE, Weight, half_weight, tensor_weight
@@ -34,52 +36,77 @@ Array = npt.NDArray[Any]
 HEAVY = 1 << 14
 """Tensors with fewer elements than this are carried through the conversion."""
 
+LARGE = 600_000
+"""Tensors with fewer elements are computed with while a module is traced. E4B's caches of a sliding layer are smaller:
+to work out the shape of two that are joined, torch would import its compiler. Activations of a thousand tokens are
+larger, and so are the matrices that they are multiplied with."""
+
 NOT_A_NUMBER = 0x7FFF
 """A code that is not a number as float16, as bfloat16, and twice in a row as float32."""
 
 
-class StandIn(Tensor):
-    """A tensor of the right shape and no content.
+class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __init_subclass__
+    """While it is entered, what torch computes from anything large has the right shape and is zeros.
 
-    Convolutions and linear layers with it are recorded by `torch.jit.trace` as they are, but carried out with the
-    first input channel alone: what they compute is of no interest, only its shape.
+    `torch.jit.trace` records a function above this level, so what it records is the same. Nothing is read from
+    stand-ins, and what an encoder's attention over 2520 patches would fill is never touched, so takes no memory.
     """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called for every function of torch that is given a stand-in."""
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch puts frames of its own between this one and the one that called the function
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called for every operation that torch would carry out."""
         given = kwargs or {}
         tracer: Any = torch._C
-        state = tracer._get_tracing_state()
-        if state is None:
-            return super().__torch_function__(func, types, args, given)  # type: ignore[no-untyped-call]
-        axis = _CHANNEL_AXES.get(func)
-        values = _named_values([item for item in args if isinstance(item, Tensor)], sys._getframe(1).f_locals)
-        with torch._C.DisableTorchFunctionSubclass():
-            # convolutions have their number of groups last
-            if axis is None or given.get("groups", args[6] if len(args) > 6 else 1) != 1:
-                return func(*args, **given)
-            tracer._set_tracing_state(None)
-            thin = args[0].narrow(axis, 0, 1).contiguous(), args[1].narrow(1, 0, 1).contiguous()
-            tracer._set_tracing_state(state)
-            tracer._set_value_trace(thin[0], values[0])
-            tracer._set_value_trace(thin[1], values[1])
-            return func(*thin, *args[2:], **given)
+        if tracer._get_tracing_state() is not None:  # it is off while something that is recorded is carried out
+            # nothing may be asked about tensors here: that would be recorded, too
+            if func is torch.ops.aten.convolution.default:
+                return self._convolution(args, sys._getframe(1).f_locals)
+            return func(*args, **given)
+        # what comes out may be a number, or the memory of what goes in
+        real = torch.Tag.data_dependent_output in func.tags or func.is_view or func._schema.is_mutable
+        if real or not any(isinstance(x, Tensor) and x.numel() >= LARGE for x in tree_leaves((args, given))):
+            return func(*args, **given)
+        plain, named = tree_map_only(Tensor, _shape_of, (args, given))
+        if "device" in named:
+            named["device"] = torch.device("meta")
+        return tree_map_only(Tensor, _zeros, func(*plain, **named))
+
+    def _convolution(self, args: Sequence[Any], names: Mapping[str, Any]) -> Any:
+        """A convolution is recorded below this level, as what torch makes of it. So that is done from here.
+
+        torch names a value when it is first looked up, after the variable that holds it in the frame that does so;
+        the names end up in the package. So that frame has to look like the one that called the function.
+        """
+        tracer: Any = torch._C
+        given = {"_value_of": tracer._get_value_trace, "_tensors": [x for x in args if isinstance(x, Tensor)]}
+        eval("list(map(_value_of, _tensors))", given, names)  # noqa: S307
+        key = tracer._dispatch_key_parse("Tracer")
+        tracer._dispatch_tls_set_dispatch_key_excluded(key, False)
+        try:
+            with self:
+                return _CONVOLUTION(*args, False, False, True, True)  # these say how, not what
+        finally:
+            tracer._dispatch_tls_set_dispatch_key_excluded(key, True)
 
 
-def _named_values(tensors: Sequence[Tensor], names: Mapping[str, Any]) -> list[Any]:
-    """The tensors' values in the graph that is being recorded.
-
-    torch names a value when it is first looked up, after the variable that holds it in the frame that does so; the
-    names end up in the package. So that frame has to look like the one that called the function.
-    """
-    given = {"_value_of": torch._C._get_value_trace, "_tensors": tensors}  # type: ignore[attr-defined]
-    found: list[Any] = eval("list(map(_value_of, _tensors))", given, names)  # noqa: S307
-    return found
+_CONVOLUTION: Any = torch._convolution
 
 
-_CHANNEL_AXES = {torch.conv1d: 1, torch.conv2d: 1, torch.nn.functional.linear: -1}
-"""The input channels of what functions multiply with a weight, whose own are on axis 1."""
+def _shape_of(tensor: Tensor) -> Tensor:
+    """A tensor that is nowhere: torch works out the shapes of what it would compute from such ones."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _zeros(shape: Tensor) -> Tensor:
+    """Zeros that the system hands out when they are touched; torch's own would be written."""
+    buffer = torch.from_numpy(np.zeros(shape.untyped_storage().nbytes(), np.uint8))
+    return buffer.view(shape.dtype).as_strided(shape.shape, shape.stride())
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +130,7 @@ class Placeholders:
         self.weights.append(weight)
         kind = np.float32 if dtype == torch.float32 else np.float16
         array = self._make(len(self.weights) - 1, weight.shape, np.dtype(kind))
-        return torch.from_numpy(array).as_subclass(StandIn)
+        return torch.from_numpy(array)
 
     def number(self, array: Array) -> int | None:
         """The number of the weight that an array stands for; axes of size 1 may have been added or left out."""

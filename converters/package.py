@@ -159,16 +159,19 @@ def convert(
     with quiet():
         import coremltools as ct
         import torch
+        from coremltools.converters.mil import Builder
 
-        from converters.light import Placeholders, exported
+        from converters.light import Placeholders, ShapesOnly, exported
     placeholders = placeholders or Placeholders()
     weights_dir.mkdir(parents=True)
     example = tuple(torch.zeros(item.shape, dtype=_torch_dtype(item)) for item in function.spec.inputs)
-    with torch.no_grad(), quiet():
+    light = ShapesOnly() if placeholders.weights else contextlib.nullcontext()
+    with torch.no_grad(), quiet(), light:
         # torch.export's frontend drops gelu's tanh form (coremltools 9.0), so: trace
         trace: Any = torch.jit.trace
         traced = trace(function.module.eval(), example, check_trace=False)
     weights, failure = weights_dir / "weight.bin", ""
+    Builder.name_count.clear()  # a conversion that failed leaves it, and the names end up in the package
     with (
         quiet(),
         _unchecked_passes(),

@@ -78,11 +78,8 @@ being serialised (1), and one for what lies between; besides torch and coremltoo
 
 LIGHT = Memory(base=900_000_000, per_largest_byte=0.2)
 """A conversion that never holds its weights (`converters.light`): at most 0.82 GB measured for the chunks of E4B, with
-1 to 4 GB of weights each. Most of it is torch and coremltools, the rest what a weight takes while it is compressed."""
-
-WIDENED = Memory(base=1_600_000_000, per_byte=3.0)
-"""A conversion that reads its weights as float32 before anything else: 2.6 GB measured for E4B's vision encoder (0.3
-GB of bfloat16) and 2.5 GB for its audio encoder (0.6 GB)."""
+1 to 4 GB of weights each, and 0.75 GB for its encoders. Most of it is torch and coremltools, the rest what a weight
+takes while it is compressed."""
 
 STREAMED = Memory(base=900_000_000)
 """A step that reads, converts and writes rows in blocks: 250 MB measured for a table of 5.6 GB, but 0.8 GB in a worker

@@ -29,6 +29,7 @@ from converters.gemma4.encoder_layers import (
     read_weights,
 )
 from converters.gemma4.encoder_tensors import AUDIO, audio_shapes
+from converters.light import Placeholders
 
 LAYER_NORM_EPS = 1e-6
 """Epsilon of the feed-forward and attention norms: `Gemma4RMSNorm`'s default, not the config's `rms_norm_eps`."""
@@ -330,13 +331,22 @@ def project_audio(
     return F.linear(normed, embed_weight)
 
 
-def load_audio(checkpoint: Checkpoint, config: Gemma4Config, frames: int) -> AudioEncoder:
+def load_audio(
+    checkpoint: Checkpoint, config: Gemma4Config, frames: int, placeholders: Placeholders | None = None
+) -> AudioEncoder:
     """The encoder with the checkpoint's weights, in float32.
+
+    Args:
+        checkpoint: where they are.
+        config: its configuration.
+        frames: mel frames the encoder takes.
+        placeholders: when given, large weights are not read: what stands in for them is registered here, and the
+            encoder can be converted but not run.
 
     Raises:
         RecipeError: the checkpoint has no audio tower, or a tensor is missing or has another shape.
     """
     if config.audio is None:
         raise RecipeError(f"{checkpoint.directory} has no audio tower (audio_config is missing)")
-    named = read_weights(checkpoint, audio_shapes(config.audio))
+    named = read_weights(checkpoint, audio_shapes(config.audio), placeholders)
     return AudioEncoder(config.audio, frames, below(named, AUDIO)).eval()

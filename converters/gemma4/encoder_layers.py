@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from converters.checkpoint import Checkpoint
 from converters.errors import RecipeError
-from converters.gemma4.encoder_tensors import CLIP_BOUNDS
+from converters.gemma4.encoder_tensors import CLIP_BOUNDS, COMPUTED
 from converters.gemma4.tensors import Shapes
+from converters.light import Placeholders, is_heavy
+from converters.weights import checkpoint_weight
 
 FLOAT16_MAX = 65504.0
 """Largest float16. A bound beyond it bounds nothing there, and would make coremltools keep the clip in float32."""
@@ -27,14 +29,24 @@ are far smaller (audio caps them at 50, vision multiplies normed vectors).
 Named = Mapping[str, Tensor]
 
 
-def read_weights(checkpoint: Checkpoint, shapes: Shapes) -> dict[str, Tensor]:
+def read_weights(
+    checkpoint: Checkpoint, shapes: Shapes, placeholders: Placeholders | None = None
+) -> dict[str, Tensor]:
     """The tensors of `shapes`, in float32.
+
+    Args:
+        checkpoint: where they are.
+        shapes: by name.
+        placeholders: when given, large weights are not read: what stands in for them is registered here.
 
     Raises:
         RecipeError: a tensor is missing, has another shape, or holds values that float16 cannot.
     """
     named: dict[str, Tensor] = {}
     for name, shape in shapes.items():
+        if placeholders is not None and is_heavy(shape) and not name.endswith(COMPUTED):
+            named[name] = placeholders.add(checkpoint_weight(checkpoint, name, shape), torch.float32)
+            continue
         # a copy even where the dtype is right already: the checkpoint's mapping must not be written to or kept
         tensor = checkpoint.tensor(name, shape).to(torch.float32, copy=True)
         is_bound = name.endswith(CLIP_BOUNDS)  # these may be infinite: nothing is clipped then

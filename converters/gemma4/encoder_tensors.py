@@ -27,6 +27,9 @@ AUDIO_PROJECTION = "model.embed_audio.embedding_projection.weight"
 CLIP_BOUNDS = ("input_min", "input_max", "output_min", "output_max")
 """Scalars beside every weight of a clipped linear layer (`Gemma4ClippableLinear`)."""
 
+COMPUTED = ("position_embedding_table", "relative_k_proj.weight")
+"""Large tensors that the encoders compute their own from when they are made, and do not multiply with themselves."""
+
 
 def _linear(name: str, outputs: int, inputs: int, clipped: bool) -> Shapes:
     shapes: Shapes = {f"{name}.linear.weight": (outputs, inputs)}

@@ -17,6 +17,7 @@ from converters.gemma4.recipes.encoders import (
     vision_grid,
 )
 from converters.gemma4.vision import load_vision
+from converters.light import Placeholders
 from converters.package import PASSES, Function, build_package, quiet
 from converters.palettize import Palettization
 from converters.quantize import LinearQuantization
@@ -42,14 +43,15 @@ def build_vision_encoder(job: Job) -> None:
     config = parse_config(checkpoint.config)
     vision = vision_config(config)
     grid = vision_grid(vision, job.parameters)
-    job.progress("reading weights", 0.0)
-    function = Function(vision_spec(vision, config.text.hidden_size, grid), load_vision(checkpoint, config, grid))
+    placeholders = Placeholders()
+    encoder = load_vision(checkpoint, config, grid, placeholders)
     build_package(
-        [function],
+        [Function(vision_spec(vision, config.text.hidden_size, grid), encoder)],
         job.output / f"{job.path}.mlpackage",
         metadata=_metadata(job, "gemma4.vision-encoder"),
         passes=VISION_PASSES,
         progress=job.progress,
+        placeholders=placeholders,
     )
 
 
@@ -58,17 +60,16 @@ def build_audio_encoder(job: Job) -> None:
     checkpoint = Checkpoint.open(job.checkpoint)
     config = parse_config(checkpoint.config)
     parameters = audio_parameters(job.parameters)
-    job.progress("reading weights", 0.0)
-    function = Function(
-        audio_spec(audio_config(config), parameters.frames), load_audio(checkpoint, config, parameters.frames)
-    )
+    placeholders = Placeholders()
+    encoder = load_audio(checkpoint, config, parameters.frames, placeholders)
     build_package(
-        [function],
+        [Function(audio_spec(audio_config(config), parameters.frames), encoder)],
         job.output / f"{job.path}.mlpackage",
         compression=audio_compression(parameters),
         metadata=_metadata(job, "gemma4.audio-encoder"),
         passes=audio_passes(),
         progress=job.progress,
+        placeholders=placeholders,
     )
 
 

@@ -21,6 +21,7 @@ from converters.gemma4.encoder_interface import Grid
 from converters.gemma4.encoder_layers import MASKED, ClippedLinear, Named, below, build_layers, read_weights
 from converters.gemma4.encoder_tensors import VISION, VISION_PROJECTION, vision_shapes
 from converters.gemma4.layers import RMSNorm, rms_normalize
+from converters.light import Placeholders
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +190,17 @@ class VisionEncoder(nn.Module):
         return F.linear(rms_normalize(pooled, self.hidden_size, self.norm_eps), self.projection)
 
 
-def load_vision(checkpoint: Checkpoint, config: Gemma4Config, grid: Grid) -> VisionEncoder:
+def load_vision(
+    checkpoint: Checkpoint, config: Gemma4Config, grid: Grid, placeholders: Placeholders | None = None
+) -> VisionEncoder:
     """The encoder with the checkpoint's weights, in float32.
+
+    Args:
+        checkpoint: where they are.
+        config: its configuration.
+        grid: how many patches the encoder takes.
+        placeholders: when given, large weights are not read: what stands in for them is registered here, and the
+            encoder can be converted but not run.
 
     Raises:
         RecipeError: the checkpoint has no vision tower, or a tensor is missing or has another shape.
@@ -198,5 +208,5 @@ def load_vision(checkpoint: Checkpoint, config: Gemma4Config, grid: Grid) -> Vis
     if config.vision is None:
         raise RecipeError(f"{checkpoint.directory} has no vision tower (vision_config is missing)")
     shapes = vision_shapes(config.vision, config.text.hidden_size)
-    named = read_weights(checkpoint, shapes)
+    named = read_weights(checkpoint, shapes, placeholders)
     return VisionEncoder(config.vision, grid, below(named, VISION), named[VISION_PROJECTION]).eval()

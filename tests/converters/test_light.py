@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from converters.gemma4.config import parse_config
 from converters.gemma4.decode import chunk_functions, load_chunk
 from converters.gemma4.layers import CONVOLUTION, LINEAR, Layout
 from converters.light import Placeholders, lightened
-from converters.package import Function, build_package, convert
+from converters.package import Function, build_package, convert, quiet
 from converters.palettize import Palettization
 from converters.quantize import LinearQuantization
 from converters.signature import FunctionSpec, TensorSpec
@@ -37,6 +38,7 @@ pytestmark = pytest.mark.convert
 @pytest.fixture
 def everything_is_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(light, "HEAVY", 2)
+    monkeypatch.setattr(light, "LARGE", 2)
 
 
 def ordinary(functions: Sequence[Function], output: Path, scheme: Scheme | None) -> None:
@@ -132,7 +134,7 @@ def test_a_stand_in_is_known_by_its_memory() -> None:
     other = placeholders.add(array_weight("b", values), torch.float16)
     array = tensor.detach().numpy()
     assert tensor.shape == (8, 8)
-    assert torch.isnan(tensor.as_subclass(torch.Tensor)).all()
+    assert torch.isnan(tensor).all()
     assert placeholders.number(array) == 0
     assert placeholders.number(other.detach().numpy()) == 1
     assert placeholders.number(tensor[:, :, None, None].detach().numpy()) == 0
@@ -161,6 +163,65 @@ def test_a_stand_in_is_known_by_its_memory() -> None:
     assert len(placeholders.weights) == 5
 
 
+def test_nothing_large_is_computed_while_a_module_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(light, "LARGE", 1 << 14)
+    state = torch.ones(3, 4)
+    table = torch.ones(1 << 15, 2).half()
+    with light.ShapesOnly():
+        product = table @ table.t()  # 2 GiB, were it touched
+        turned = torch.softmax(product.t() * 2, dim=-1)
+        convolved = F.conv2d(torch.ones(1, 8, 64, 64), torch.ones(4, 2, 3, 3), stride=2, groups=4)
+        kept = torch.arange(12.0).reshape(3, 4) @ torch.ones(4, 2)
+        state[:, 1:] = kept.sum()
+        assert kept.sum().item() == 132
+        large = torch.full_like(table, 3.0, device="cpu")
+    assert turned.shape == product.shape == (1 << 15, 1 << 15)
+    assert product.dtype == turned.dtype == torch.half
+    assert product[0, 0] == turned[-1, -1] == 0
+    assert convolved.shape == (1, 4, 31, 31)
+    assert not convolved.any()
+    assert not large.any()
+    assert kept[:, 0].tolist() == [6, 22, 38]
+    assert state.tolist() == [[1, 132, 132, 132]] * 3
+
+
+class Convolving(torch.nn.Module):
+    """Convolutions called in three ways, and what is or is not a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(8, 6, 3, padding=1)
+        self.kernel = torch.nn.Buffer(torch.ones(6, 1, 3))
+        self.weight = torch.nn.Buffer(torch.ones(4, 6, 1))
+
+    def forward(self, given: Any) -> Any:
+        """`(1, 8, 64, 64)` to `(1, 4, 4094)`."""
+        x = self.layer(given * 2).reshape(1, 6, 4096)
+        deep = F.conv1d(x, self.kernel, groups=6)
+        scores = torch.softmax(deep.transpose(1, 2) @ deep, dim=-1)
+        steps = torch.arange(4094) * 0.5
+        return F.conv1d(deep @ scores + steps, self.weight, torch.ones(4))
+
+
+@pytest.mark.parametrize("large", [light.LARGE, 1 << 14, 2])
+def test_the_same_is_recorded(monkeypatch: pytest.MonkeyPatch, large: int) -> None:
+    monkeypatch.setattr(light, "LARGE", large)
+    module, given = Convolving(), torch.zeros(1, 8, 64, 64)
+
+    def written(graph: Any) -> str:
+        without_places = re.sub(r" *# .*", "", str(graph))
+        return re.sub(r"___torch_mangle_\d+\.", "", without_places)
+
+    trace: Any = torch.jit.trace
+    with torch.no_grad(), quiet():
+        ordinary = written(trace(module, given, check_trace=False).inlined_graph)
+        with light.ShapesOnly():
+            graph = trace(module, given, check_trace=False).inlined_graph
+    assert written(graph) == ordinary
+    assert ordinary.count("aten::_convolution") == 3
+    assert "%input" in ordinary  # the name of a variable of torch's
+
+
 class Doubling(torch.nn.Module):
     """Changes its weight when it runs."""
 
@@ -182,6 +243,21 @@ def test_what_is_computed_from_a_stand_in_is_an_error(tmp_path: Path, how: str) 
     spec = FunctionSpec("main", (TensorSpec("x", (1, 64)),), (TensorSpec("y", (1, 64)),))
     with pytest.raises(RecipeError, match="was computed from a large weight"):
         build_package([Function(spec, Doubling(how), half=True)], tmp_path / "p.mlpackage")
+
+
+def test_a_failed_conversion_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = FunctionSpec("main", (TensorSpec("x", (1, 64)),), (TensorSpec("y", (1, 64)),))
+
+    def model(name: str) -> bytes:
+        build_package([Function(spec, Doubling("transposed"), half=True)], tmp_path / name)
+        return (tmp_path / name / "Data/com.apple.CoreML/model.mlmodel").read_bytes()
+
+    before = model("before.mlpackage")
+    with monkeypatch.context() as patched:
+        patched.setattr(light, "HEAVY", 2)
+        with pytest.raises(RecipeError):
+            model("failed.mlpackage")
+    assert model("after.mlpackage") == before
 
 
 def test_modules_get_their_weights_back(monkeypatch: pytest.MonkeyPatch) -> None:

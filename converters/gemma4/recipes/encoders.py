@@ -14,7 +14,7 @@ from converters.gemma4.encoder_tensors import audio_shapes, vision_shapes
 from converters.gemma4.recipes.text import BITS, LIBRARIES
 from converters.gemma4.tensors import Shapes
 from converters.parameters import choice, whole
-from converters.recipe import WIDENED, Needs, Parameters, Recipe
+from converters.recipe import LIGHT, Needs, Parameters, Recipe
 
 if TYPE_CHECKING:
     from converters.checkpoint import Checkpoint
@@ -129,7 +129,7 @@ ENCODER_RECIPES: tuple[Recipe, ...] = (
         needs=needs_of_vision_encoder,
         run="converters.gemma4.encoders:build_vision_encoder",
         weight=2.0,
-        memory=WIDENED,
+        memory=LIGHT,
     ),
     Recipe(
         name="gemma4.audio-encoder",
@@ -139,6 +139,6 @@ ENCODER_RECIPES: tuple[Recipe, ...] = (
         needs=needs_of_audio_encoder,
         run="converters.gemma4.encoders:build_audio_encoder",
         weight=1.0,
-        memory=WIDENED,
+        memory=LIGHT,
     ),
 )

@@ -74,7 +74,7 @@ def measure(root: Path, total: int, files: int) -> dict[str, Any]:
     with running_hub(root / "hub") as hub:
         variables = environment(root, hub.endpoint)
         publish(root, ENTRY, variables)
-        lock = [sys.executable, "-m", "zoo.cli.main", "lock", SIBLING, "--from", str(build / SIBLING)]
+        lock = [sys.executable, "-m", "zoo.cli.start", "lock", SIBLING, "--from", str(build / SIBLING)]
         run_once(lock, environment=variables, cwd=root)
         (root / "zoo" / f"{SIBLING}.lock.json").replace(build / f"{SIBLING}.lock.json")
         hub.log.clear()

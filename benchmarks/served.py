@@ -107,7 +107,7 @@ def environment(root: Path, endpoint: str) -> dict[str, str]:
     }
 
 
-ZOO_COMMAND = (sys.executable, "-m", "zoo.cli.main")
+ZOO_COMMAND = (sys.executable, "-m", "zoo.cli.start")
 
 
 def publish(root: Path, entry: str, variables: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from zoo.lock import load_lock, lock_path
 def test_the_demo_and_the_stock_client_afterwards(tmp_path: Path) -> None:
     root = tmp_path / "demo"
     result = subprocess.run(
-        [sys.executable, "-m", "zoo.cli.main", "demo", str(root)], capture_output=True, text=True, timeout=800
+        [sys.executable, "-m", "zoo.cli.start", "demo", str(root)], capture_output=True, text=True, timeout=800
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
     assert "nothing to do" in result.stdout

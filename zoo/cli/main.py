@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import importlib
 import os
 import sys
@@ -44,10 +43,6 @@ COMMANDS: tuple[tuple[str, str], ...] = (
 
 COMPLETING = "_ZOO_COMPLETE"
 """Set by the shell while it completes a command line."""
-
-
-GARBAGE_THRESHOLD = 50_000
-"""Allocations between looks for garbage (700 by default): starting up makes thousands of objects and no garbage."""
 
 
 def command_function(name: str) -> Callable[..., Any]:
@@ -105,7 +100,6 @@ def _global_options(
 
 def main() -> None:
     """Run the command line and turn every error a person can cause into one line and an exit code."""
-    gc.set_threshold(GARBAGE_THRESHOLD)
     try:
         make_app(sys.argv[1:], every=COMPLETING in os.environ)()
     except ZooError as error:
@@ -125,7 +119,3 @@ def main() -> None:
             raise
         print_error(DiskError(f"{error.filename or 'disk'}: {error.strerror}"))
         sys.exit(DiskError.exit_code)
-
-
-if __name__ == "__main__":
-    main()

@@ -48,7 +48,7 @@ class Narrator:
         Raises:
             CheckFailed: it ended with another exit code than `expect`.
         """
-        return self.run([sys.executable, "-m", "zoo.cli.main", *arguments], shown=("zoo", *arguments), expect=expect)
+        return self.run([sys.executable, "-m", "zoo.cli.start", *arguments], shown=("zoo", *arguments), expect=expect)
 
     def run(self, command: list[str], *, shown: tuple[str, ...], expect: int = 0) -> float:
         """Run any command; see `zoo`."""

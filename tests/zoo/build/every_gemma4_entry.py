@@ -78,7 +78,7 @@ def zoo(root: Path, *arguments: str) -> str:
         SystemExit: it failed; what it said.
     """
     variables = {**os.environ, "ZOO_CACHE": str(root / "cache"), "ZOO_DIR": str(packaged_manifests())}
-    command = [sys.executable, "-m", "zoo.cli.main", *arguments]
+    command = [sys.executable, "-m", "zoo.cli.start", *arguments]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"zoo {' '.join(arguments)} failed:\n{done.stderr}")

@@ -13,7 +13,7 @@ from zoo.errors import exit_codes
 
 def run_zoo(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "zoo.cli.main", *arguments], cwd=cwd, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "zoo.cli.start", *arguments], cwd=cwd, capture_output=True, text=True, timeout=60
     )
 
 

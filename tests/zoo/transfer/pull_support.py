@@ -184,7 +184,7 @@ class World:
         where = ["--zoo", str(self.zoo), "--models", str(models or self.models)]
         if verb in ("pull", "repair") and "--endpoint" not in rest:
             where += ["--endpoint", self.hub.endpoint]
-        return [sys.executable, "-m", "zoo.cli.main", verb, *rest, *where]
+        return [sys.executable, "-m", "zoo.cli.start", verb, *rest, *where]
 
     def environ(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "PYTHONPATH") if name in os.environ}

@@ -96,6 +96,8 @@ def step(life: Life) -> None:
     life.tell(f"zoo {' '.join(command)}  [{adversity}] -> {ended.code}")
     inspect(life.place, before, life.known, ended)
     if adversity.kind == "nothing" or life.dice.random() < 0.5:
+        if adversity.beside:  # what the other command did is whole, and neither old nor what this one is for
+            before = look(life.place, life.known)
         complete(life, command, before, ended)
 
 

@@ -138,9 +138,8 @@ class Model:
         self.function_name = chosen.name
         self.interface: Interface = self.package.interfaces[chosen.name]
         self.arithmetic: Arithmetic = arithmetic
-        wide = arithmetic == "unrounded"
         self._inputs, self._outputs = (
-            tuple(replace(feature, type=widened(feature.type)) for feature in features) if wide else features
+            tuple(replace(feature, type=self._outside(feature.type)) for feature in features)
             for features in (self.interface.inputs, self.interface.outputs)
         )
         self.weights = weights if isinstance(weights, Weights) else Weights(self.package, weights)
@@ -222,13 +221,16 @@ class Model:
             del results
             return {feature.name: self._output(feature, values) for feature in self._outputs}
 
+    def _outside(self, declared: TensorType) -> TensorType:
+        """The type in which a value is taken and given."""
+        return widened(declared) if self.arithmetic == "unrounded" else declared
+
     def _operand(self, named: Named, arrays: Mapping[str, Array], cells: Mapping[str, Cell]) -> torch.Tensor | Cell:
         declared = named.type
         if isinstance(declared, StateType):
             return cells[named.name]
         assert isinstance(declared, TensorType)
-        if self.arithmetic == "unrounded":
-            declared = widened(declared)
+        declared = self._outside(declared)
         array = arrays[named.name]
         shape = declared.static_shape()
         if shape is not None and array.shape != shape:

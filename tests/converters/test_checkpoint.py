@@ -230,12 +230,14 @@ def test_missing_files(tmp_path: Path) -> None:
 @given(st.binary(max_size=200))
 def test_random_headers_never_crash(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None:
     directory = tmp_path_factory.mktemp("fuzz")
+    refused = ""
     try:
         Checkpoint.open(make(directory, text, b"\0" * 16))
-    except RecipeError:
-        pass
+    except RecipeError as error:
+        refused = str(error)
     finally:
         shutil.rmtree(directory)
+    assert not refused or str(directory) in refused, "an error says where"
 
 
 @given(

@@ -70,9 +70,12 @@ class StepStore:
         except Exception as error:  # noqa: BLE001 - client libraries raise what they like
             raise kind(f"{self.url}: cannot be {verb}: {error or type(error).__name__}") from None
 
-    def _write(self, path: str, data: bytes) -> None:
+    def _make_folder_of(self, path: str) -> None:
         if self._has_folders:
             self._files.makedirs(posixpath.dirname(path), exist_ok=True)
+
+    def _write(self, path: str, data: bytes) -> None:
+        self._make_folder_of(path)
         self._files.pipe_file(path, data)
 
     def check(self) -> None:
@@ -160,8 +163,7 @@ class StepStore:
         with self._answering("written"):
             for path in paths:
                 target = posixpath.join(self._folder(key), folder, path)
-                if self._has_folders:
-                    self._files.makedirs(posixpath.dirname(target), exist_ok=True)
+                self._make_folder_of(target)
                 self._files.put_file(str(output / path), target)
         return folder
 

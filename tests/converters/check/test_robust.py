@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ pytest.importorskip("transformers")
 
 from converters.check.facts import Bundle
 from converters.check.gather import DOCUMENTS, MEL_FILE, NPY_FILES, gather
+from converters.check.rule import Finding
+from converters.check.rules import RULES
 from converters.check.run import examine
 from converters.errors import RecipeError
 from tests.converters.check.bundles import MODEL, WEIGHTS, Copy
@@ -26,6 +29,8 @@ pytestmark = pytest.mark.convert
 PROGRAMS = ("device", "files", "graph", "interface", "layers", "weights")
 """Groups of rules that do not look at documents and arrays, and take the most time."""
 
+RULE_IDS = {rule.id for rule in RULES}
+
 STRANGE: tuple[Any, ...] = (None, True, -1, 0, 1 << 70, 1e400, "x", "", [], [None], {}, {"content": 1})
 
 
@@ -34,15 +39,22 @@ def bundle(good: dict[str, Copy]) -> Bundle:
     return gather(good["e4b"].root)
 
 
+def judged(bundle: Bundle, *, ignore: Collection[str] = ()) -> tuple[Finding, ...]:
+    """What is found, which is whole sentences about the bundle whatever it holds."""
+    found = examine(bundle, ignore=ignore)
+    assert all(finding.rule in RULE_IDS and finding.message for finding in found)
+    return found
+
+
 @pytest.mark.parametrize("name", ["model_config.json", "audio_config.json", *DOCUMENTS[3:]])
 def test_any_value_of_any_key(bundle: Bundle, name: str) -> None:
     document = bundle.documents[name]
     for key in [*document, "parts"]:
         for value in STRANGE:
             changed = {**bundle.documents, name: {**document, key: value}}
-            examine(dataclasses.replace(bundle, documents=changed), ignore=(*PROGRAMS, "rope"))
+            judged(dataclasses.replace(bundle, documents=changed), ignore=(*PROGRAMS, "rope"))
     for value in ([], [1], {}):
-        examine(dataclasses.replace(bundle, documents={**bundle.documents, name: value}), ignore=PROGRAMS)
+        judged(dataclasses.replace(bundle, documents={**bundle.documents, name: value}), ignore=PROGRAMS)
 
 
 def test_any_array(bundle: Bundle) -> None:
@@ -51,16 +63,16 @@ def test_any_array(bundle: Bundle) -> None:
         for shape in shapes:
             for dtype in ("<f2", "<f4", "i4"):
                 changed = {**bundle.arrays, name: np.full(shape, 1, dtype)}
-                examine(dataclasses.replace(bundle, arrays=changed), ignore=PROGRAMS)
+                judged(dataclasses.replace(bundle, arrays=changed), ignore=PROGRAMS)
         nan = np.full_like(np.asarray(bundle.arrays[name]), np.nan)
         found = examine(dataclasses.replace(bundle, arrays={**bundle.arrays, name: nan}), ignore=PROGRAMS)
         assert found or "proj" in name
 
 
 def test_nothing_but_models_and_nothing_but_files(bundle: Bundle) -> None:
-    examine(dataclasses.replace(bundle, documents={}, arrays={}, samples={}, config=None, template=None))
-    examine(dataclasses.replace(bundle, models={}))
-    examine(Bundle("", {"x": 1}, {}))
+    judged(dataclasses.replace(bundle, documents={}, arrays={}, samples={}, config=None, template=None))
+    judged(dataclasses.replace(bundle, models={}))
+    assert judged(Bundle("", {"x": 1}, {})) == ()
 
 
 def test_files_of_no_length(copied: MakeCopy) -> None:

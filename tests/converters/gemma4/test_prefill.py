@@ -51,7 +51,7 @@ def assert_close(logits: Tensor, expected: Tensor) -> None:
     assert (logits - expected).abs().max() < TOLERANCE
 
 
-def run(conversation: Conversation, plan: str) -> None:
+def assert_equal_by_portions(conversation: Conversation, plan: str) -> None:
     """Runs a whole prompt as the plan says, and compares what each portion gives.
 
     Args:
@@ -94,7 +94,7 @@ PLANS = [
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_every_mix_equals_transformers(model: Model, prompt: Prompt, plan: str) -> None:
-    run(Conversation(model, prompt, CONTEXT), plan)
+    assert_equal_by_portions(Conversation(model, prompt, CONTEXT), plan)
 
 
 @st.composite
@@ -116,18 +116,18 @@ def plans(draw: st.DrawFn) -> str:
 @settings(max_examples=12)
 @given(plan=plans())
 def test_any_mix_equals_transformers(model: Model, prompt: Prompt, plan: str) -> None:
-    run(Conversation(model, prompt, CONTEXT), plan)
+    assert_equal_by_portions(Conversation(model, prompt, CONTEXT), plan)
 
 
 @pytest.mark.parametrize("plan", ["p25/19 b6 b6/1", "b7 b7 b7"])
 def test_odd_widths_and_an_untied_head(other_model: Model, plan: str) -> None:
-    run(Conversation(other_model, make_prompt(other_model, LENGTH), CONTEXT), plan)
+    assert_equal_by_portions(Conversation(other_model, make_prompt(other_model, LENGTH), CONTEXT), plan)
 
 
 @pytest.mark.parametrize("plan", ["p28", "p30/26 b4", "p12 b8 b8/6"])
 def test_images_like_text(model: Model, plan: str) -> None:
     """What E2B and E4B do: `use_bidirectional_attention` is unset."""
-    run(Conversation(model, make_prompt(model, LENGTH, images=IMAGES), CONTEXT), plan)
+    assert_equal_by_portions(Conversation(model, make_prompt(model, LENGTH, images=IMAGES), CONTEXT), plan)
 
 
 @pytest.mark.parametrize("plan", ["p26", "p32/29", "p40/26 b4"])
@@ -136,7 +136,7 @@ def test_images_that_see_themselves(model: Model, plan: str) -> None:
     prompt = make_prompt(model, LENGTH, images=IMAGES, bidirectional=True)
     causal = make_prompt(model, LENGTH, images=IMAGES)
     assert (prompt.logits - causal.logits).abs().max() > 100 * TOLERANCE
-    run(Conversation(model, prompt, CONTEXT, bidirectional=True), plan)
+    assert_equal_by_portions(Conversation(model, prompt, CONTEXT, bidirectional=True), plan)
 
 
 def test_window_hides_by_itself(model: Model, prompt: Prompt) -> None:

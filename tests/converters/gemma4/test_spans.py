@@ -12,7 +12,7 @@ from converters.gemma4.layers import CONVOLUTION, LINEAR, Layout
 from tests.converters.gemma4.prompt_engine import Conversation, Prompt
 from tests.converters.gemma4.scenes import Scene
 from tests.converters.gemma4.stateful_engine import StatefulEngine
-from tests.converters.gemma4.test_prefill import TOLERANCE, run
+from tests.converters.gemma4.test_prefill import TOLERANCE, assert_equal_by_portions
 
 pytestmark = pytest.mark.convert
 
@@ -44,7 +44,7 @@ def prompt(scene: Scene) -> Prompt:
 
 @pytest.mark.parametrize("plan", PLANS, ids=["decode", "prefill", "mixed"])
 def test_stateless_chunks(scene: Scene, prompt: Prompt, plan: str) -> None:
-    run(Conversation(scene.model, prompt, CONTEXT), plan)
+    assert_equal_by_portions(Conversation(scene.model, prompt, CONTEXT), plan)
 
 
 @pytest.mark.parametrize("kind", ["image", "video", "audio"])
@@ -63,7 +63,9 @@ def test_features_in_another_order_are_found(scene: Scene, prompt: Prompt, kind:
 def test_pictures_that_see_themselves(scene: Scene) -> None:
     """`use_bidirectional_attention = "vision"`, which is for images and for each frame of a video."""
     prompt = scene.prompt(bidirectional=True)
-    run(Conversation(scene.model, prompt, CONTEXT, bidirectional=True), f"p{CONTEXT}/{len(prompt) - 4}")
+    assert_equal_by_portions(
+        Conversation(scene.model, prompt, CONTEXT, bidirectional=True), f"p{CONTEXT}/{len(prompt) - 4}"
+    )
 
 
 @pytest.mark.parametrize("layout", [CONVOLUTION, LINEAR], ids=["conv", "linear"])

@@ -7,7 +7,6 @@ tools write for it.
 
 from __future__ import annotations
 
-import contextlib
 import struct
 from pathlib import Path
 from typing import Any
@@ -235,8 +234,12 @@ def test_numbers_beyond_their_type(text: str) -> None:
 
 @given(st.integers(0, len(PROGRAM)), st.integers(0, 30), st.text(st.sampled_from('()[]{}<>=,;"?x1 '), max_size=4))
 def test_a_damaged_text_is_read_or_refused(place: int, lost: int, put: str) -> None:
-    with contextlib.suppress(ProgramError):
+    refused = ""
+    try:
         parse(PROGRAM[:place] + put + PROGRAM[place + lost :], "m")
+    except ProgramError as error:
+        refused = str(error)
+    assert not refused or refused.startswith("m:"), "an error says where"
 
 
 def test_endless_nesting_is_refused() -> None:

@@ -3,13 +3,13 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.zoo.cli.in_process import TOKEN, environment, run_zoo
+from tests.zoo.stock_client import HF_PROGRAM
 from tests.zoo.transfer.push_support import SIGHT_REPO, TEXT_REPO, TinyZoo, bundle, tiny_zoo
 from zoo.errors import CheckFailed, DiskError, HubError, InvalidDocument, UsageError
 from zoo.hub_server.process import RunningHub, running_hub
@@ -50,9 +50,8 @@ def test_push_and_push_again_and_the_stock_client_gets_the_same_bytes(
 
 def _download_with_the_stock_client(hub: RunningHub, repo: str, directory: Path) -> None:
     place = directory / "downloaded"
-    hf = Path(sys.executable).parent / "hf"
     result = subprocess.run(
-        [str(hf), "download", repo, "--local-dir", str(place)],
+        [str(HF_PROGRAM), "download", repo, "--local-dir", str(place)],
         env=environment(hub, directory),
         capture_output=True,
         text=True,

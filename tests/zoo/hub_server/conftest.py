@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ pytest.importorskip("uvicorn", reason="needs the [serve] extra")
 
 from huggingface_hub import HfApi, close_session, constants
 
+from tests.zoo.stock_client import HF_PROGRAM
 from zoo.hub_server.process import RunningHub, running_hub
 
 HERE = Path(__file__).parent
@@ -49,15 +49,12 @@ def no_xet_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def hf(hub: RunningHub, tmp_path: Path) -> HfCommand:
     """Runs the stock `hf` command with a home of its own. Xet stays enabled unless a test disables it."""
-    program = Path(sys.executable).with_name("hf")
-    if not program.exists():
-        pytest.skip("no hf command beside this Python")
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
     base = {**kept, "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.endpoint}
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(program), *arguments],
+            [str(HF_PROGRAM), *arguments],
             env={**base, "HF_TOKEN": "any", "NO_COLOR": "1", **environment},
             capture_output=True,
             text=True,

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from huggingface_hub import HfApi, HfFileSystem, close_session
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
+from tests.zoo.stock_client import HF_PROGRAM
 from zoo.hub_server.process import RunningHub, running_hub
 from zoo.hub_server.records import RepoId
 
@@ -51,16 +51,13 @@ def bundle(room: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def hf(hub: RunningHub, room: Path) -> Run:
-    program = Path(sys.executable).with_name("hf")
-    if not program.exists():
-        pytest.skip("no hf command beside this Python")
     environment = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
     environment |= {"HOME": str(room), "HF_HOME": str(room / "hf"), "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "any"}
     environment |= {"NO_COLOR": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
 
     def run(*arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [str(program), *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False
+            [str(HF_PROGRAM), *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False
         )
         assert (done.returncode != 0) == fails, f"hf {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
         return done

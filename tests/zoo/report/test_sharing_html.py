@@ -164,4 +164,5 @@ def test_any_zoo_is_a_well_formed_page(zoo: list[list[tuple[str, str | None, int
         Holder(f"h{n}", "f", tuple(held(p, c, int(c) if c else s, place=(n, p)) for p, c, s in files))
         for n, files in enumerate(zoo)
     ]
-    read(page_of(find_sharing(holders)))
+    page = read(page_of(find_sharing(holders)))
+    assert [name for name, _ in page.tags].count("html") == 1

@@ -198,6 +198,8 @@ def test_a_random_life_loses_nothing(seed: int, tmp_path: Path) -> None:
     begin, round_ = time.monotonic(), 0
     while round_ == 0 or time.monotonic() - begin < SECONDS / 4:
         root = tmp_path / str(round_)
-        live(make_life(root), random.Random(f"{seed} {round_}"))
+        life = make_life(root)
+        live(life, random.Random(f"{seed} {round_}"))
+        assert not life.installed()
         shutil.rmtree(root)
         round_ += 1
